@@ -1,0 +1,88 @@
+"""Every config key that rpanoptic adds to Detectron2's, each with a comment, in one place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+
+def add_rpanoptic_config(cfg: CfgNode) -> None:
+    """Add rpanoptic's keys, with their defaults, to a Detectron2 config, in place.
+
+    Everything about recurrence stands under ``MODEL.RECURRENT``, a sub-node for each place that
+    holds a recurrent block. What concerns a run and not the model stands under ``RPANOPTIC``.
+    Detectron2's own nodes keep their meaning and their defaults.
+
+    Args:
+        cfg: a config made by :func:`detectron2.config.get_cfg`. Calling twice is harmless: keys
+            that are already there keep their values.
+    """
+    # Imported here so that ``import rpanoptic`` works before Detectron2 is installed.
+    from detectron2.config import CfgNode as CN
+
+    if "RECURRENT" in cfg.MODEL and "RPANOPTIC" in cfg:
+        return
+
+    cfg.MODEL.RECURRENT = CN()
+
+    # RecurrentMaskRCNNHead, chosen by MODEL.ROI_MASK_HEAD.NAME. The state has
+    # MODEL.ROI_MASK_HEAD.CONV_DIM channels at POOLER_RESOLUTION; NUM_CONV and NORM are unused.
+    cfg.MODEL.RECURRENT.MASK_HEAD = _recurrent_block_defaults()
+    # Normalisation of the equilibrium, outside the recurrence: any name that
+    # detectron2.layers.get_norm accepts, "" for none.
+    cfg.MODEL.RECURRENT.MASK_HEAD.OUTPUT_NORM = "SyncBN"
+
+    cfg.RPANOPTIC = CN()
+    # Optimizer of the trainer: "sgd" (Detectron2's own, with momentum) or "adamw". Rate, decay
+    # and clipping are those of SOLVER.
+    cfg.RPANOPTIC.OPTIMIZER = "sgd"
+    # Pictures of the first test set (input, ground truth, prediction) that the trainer draws into
+    # OUTPUT_DIR/predictions.png after the last evaluation; 0 draws none.
+    cfg.RPANOPTIC.PICTURES = 6
+
+
+def _recurrent_block_defaults() -> CfgNode:
+    """The keys that every recurrent block has; the defaults are the paper's C-RBP-20 mask head."""
+    from detectron2.config import CfgNode as CN
+
+    block = CN()
+    # The recurrent cell, by its name in rpanoptic.recurrent.CELLS.
+    block.CELL = "hgru"
+    # Side of the cell's spatial kernels, in pixels; odd.
+    block.KERNEL_SIZE = 3
+    # Normalisation inside the cell: "GN" (at most 32 groups) or "" for none. Batch statistics
+    # would couple the samples of a batch through the recurrence, so they are not offered.
+    block.NORM = "GN"
+    # Gate the inhibition by global and local attention (GALA) instead of a 1 x 1 convolution.
+    block.GALA = True
+    # Nonlinearity of the cell: "softplus", "tanh", "relu" or "sigmoid".
+    block.NONLINEARITY = "softplus"
+    # The candidate state is the excitation alone (True, the paper's), or adds it to the inhibited
+    # drive (False).
+    block.LESS_SOFTPLUS = True
+    # Gate biases: "chrono" draws log U(1, STEPS - 1); "legacy" draws U(1, STEPS - 1), as the
+    # released code did by mistake and the published numbers were made with.
+    block.BIAS_INIT = "chrono"
+    # Steps of the recurrence in training; at least 1.
+    block.STEPS = 20
+    # Steps at inference; 0 takes STEPS.
+    block.STEPS_TEST = 0
+    # How gradients are found, by name in rpanoptic.recurrent.GRADIENTS: "bptt", "rbp" (Neumann
+    # series at the equilibrium), "crbp" (rbp and the Lipschitz coefficient penalty).
+    block.GRADIENT = "crbp"
+    block.ADJOINT = CN()
+    # Most vector-Jacobian products for one adjoint solve; 0 gives the one-step gradient.
+    block.ADJOINT.MAX_STEPS = 15
+    # A sample's series ends when its last term is below TOL times the incoming gradient.
+    block.ADJOINT.TOL = 1.0e-6
+    block.LIPSCHITZ = CN()
+    # Column sums of the state Jacobian are penalised where they exceed TAU.
+    block.LIPSCHITZ.TAU = 0.95
+    # Factor of the penalty in the loss; 0 computes nothing.
+    block.LIPSCHITZ.WEIGHT = 0.001
+    # "sum" over everything (the paper's), "mean" over everything, or "per_sample": the sum over a
+    # sample's features, averaged over samples, so that its strength ignores their number.
+    block.LIPSCHITZ.REDUCTION = "sum"
+    return block

@@ -1,0 +1,22 @@
+"""Errors that a user's input causes. Their message names the thing at fault and what was expected.
+
+Command lines print such a message alone, without a traceback, and exit with status 2.
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something that the user named, wrote or lacks stops the work; the message says what."""
+
+
+class ConfigError(UserError, ValueError):
+    """A config key, or its value, is unknown or impossible."""
+
+
+class DatasetError(UserError, ValueError):
+    """A dataset's folder, file or annotation is missing, damaged or contradicts another."""
+
+
+class CheckpointError(UserError, ValueError):
+    """A checkpoint is missing, unreadable, unsafe, or of another architecture."""
