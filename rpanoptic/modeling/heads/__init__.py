@@ -1,0 +1,5 @@
+"""Recurrent heads."""
+
+from rpanoptic.modeling.heads.mask_head import RecurrentMaskRCNNHead
+
+__all__ = ["RecurrentMaskRCNNHead"]

@@ -1,0 +1,73 @@
+"""The Lipschitz coefficient penalty of C-RBP: keeps the column sums of the state Jacobian small."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rpanoptic.recurrent.cells.parts import check_choice
+from rpanoptic.recurrent.state import State, to_tensors
+
+REDUCTIONS = ("sum", "mean", "per_sample")
+
+
+@dataclass(frozen=True)
+class LipschitzPenalty:
+    """``weight * reduce_j max(r_j - tau, 0)^2`` with ``r = J^T 1``, the column sums of J.
+
+    J is the Jacobian of the last step at the state before it (Linsley et al., NeurIPS 2020). The
+    sums are signed, so they bound no norm of J; where gates carry the state and J is mostly not
+    negative, holding them below 1 makes the step a contraction in practice.
+
+    Args:
+        tau: column sums above it are penalised; in (0, 1) to ask for a contraction.
+        weight: factor of the penalty; 0 switches it off.
+        reduction: "sum" over all features of all samples (the paper's mask head); "mean" over
+            them (its Pathfinder model); "per_sample", the sum over a sample's features averaged
+            over samples, which keeps the scale of "sum" whatever the number of samples.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    tau: float = 0.95
+    weight: float = 0.001
+    reduction: str = "sum"
+
+    def __post_init__(self) -> None:
+        check_choice("penalty reduction", self.reduction, REDUCTIONS)
+        if not self.weight >= 0:
+            raise ValueError(f"penalty weight must be at least 0, got {self.weight}")
+        if not self.tau > 0:
+            raise ValueError(f"penalty tau must be above 0, got {self.tau}")
+
+    def __call__(self, last: State, previous: State) -> Tensor:
+        """Return the weighted penalty, a scalar that can be differentiated (double backward).
+
+        Args:
+            last: ``F(x, previous)``, with its graph.
+            previous: the state before, a part of that graph; each tensor ``(N, ...)``.
+        """
+        outputs, inputs = to_tensors(last), to_tensors(previous)
+        column_sums = torch.autograd.grad(
+            outputs,
+            inputs,
+            [torch.ones_like(t) for t in outputs],
+            create_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        # Squares of half-precision numbers underflow: sum them in float32 at least.
+        excess = sum(
+            F.relu(r.to(torch.promote_types(r.dtype, torch.float32)) - self.tau).square().sum()
+            for r in column_sums
+        )
+        assert isinstance(excess, Tensor)
+        if self.reduction == "mean":
+            excess = excess / max(sum(r.numel() for r in column_sums), 1)
+        elif self.reduction == "per_sample":
+            excess = excess / max(inputs[0].shape[0], 1)
+        return self.weight * excess
