@@ -1,0 +1,22 @@
+"""Datasets: the synthetic panoptic set, COCO panoptic preparation, checks, the mapper.
+
+Importing this registers ``synthetic_panoptic_train`` and ``synthetic_panoptic_val``; they are
+built when they are first used.
+"""
+
+from rpanoptic.data.builtin import (
+    SYNTHETIC_DATASETS,
+    ensure_synthetic_panoptic,
+    register_synthetic_panoptic,
+)
+from rpanoptic.data.paths import DATASETS_VARIABLE, datasets_root
+
+register_synthetic_panoptic()
+
+__all__ = [
+    "DATASETS_VARIABLE",
+    "SYNTHETIC_DATASETS",
+    "datasets_root",
+    "ensure_synthetic_panoptic",
+    "register_synthetic_panoptic",
+]

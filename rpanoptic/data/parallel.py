@@ -1,0 +1,57 @@
+"""One function over many items, in several processes, with a progress bar."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_in_processes(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    workers: int = 1,
+    description: str = "",
+    progress: bool = True,
+) -> list[Result]:
+    """``[function(item) for item in items]``, in the order of ``items``.
+
+    Args:
+        function: picklable when ``workers`` is above 1.
+        items: what to work on.
+        workers: number of processes, at least 1; 1 works in this process.
+        description: text before the progress bar.
+        progress: whether to show the bar, on standard error.
+
+    Raises:
+        ValueError: ``workers`` is below 1.
+        Exception: the first error of ``function``; work that has not begun is dropped.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    workers = min(workers, len(items))
+    with tqdm(total=len(items), desc=description, unit=" pictures", disable=not progress) as bar:
+        if workers <= 1:
+            return [_advance(bar, function(item)) for item in items]
+        # A forked worker starts at once; a spawned one imports PyTorch first. Forking is only
+        # dependable on Linux.
+        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        pool = ProcessPoolExecutor(workers, mp_context=context)
+        try:
+            chunk = max(1, min(32, len(items) // (4 * workers)))
+            return [_advance(bar, result) for result in pool.map(function, items, chunksize=chunk)]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _advance(bar: tqdm, result: Result) -> Result:
+    bar.update()
+    return result
