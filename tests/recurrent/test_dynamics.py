@@ -1,0 +1,73 @@
+"""RecurrentBlock: numbers of steps, given states, diagnostics."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+import torch
+
+from rpanoptic.recurrent import GRADIENTS, RecurrentBlock, build_cell
+
+from .helpers import contractive_hgru, settle
+
+DRIVE = torch.linspace(-1, 1, 4 * 9, dtype=torch.float64).view(1, 4, 3, 3)
+
+
+def test_steps_in_training_evaluation_and_by_call() -> None:
+    block = RecurrentBlock(contractive_hgru(0), steps=3, steps_test=5)
+    states = list(islice(block.iterate(DRIVE), 7))
+    assert torch.equal(block(DRIVE).state, states[2]) and block.last.steps == 3
+    assert torch.equal(block(DRIVE, steps=7).state, states[6]) and block.last.steps == 7
+    block.eval()
+    assert torch.equal(block(DRIVE).state, states[4]) and block.last.steps == 5
+    block.steps_test = 0
+    assert torch.equal(block(DRIVE).state, states[2])
+
+
+@pytest.mark.parametrize("gradient", list(GRADIENTS))
+def test_a_given_state_is_gone_on_from(gradient: str) -> None:
+    block = RecurrentBlock(contractive_hgru(0), steps=5, gradient=gradient)
+    halfway = block(DRIVE, steps=2).state.detach()
+    assert torch.equal(block(DRIVE, state=halfway, steps=3).state, block(DRIVE).state)
+
+
+def test_residual_is_the_last_relative_change() -> None:
+    block = RecurrentBlock(contractive_hgru(0), steps=6)
+    *_, before, after = islice(block.iterate(DRIVE), 6)
+    expected = (after - before).norm() / after.norm()
+    torch.testing.assert_close(block(DRIVE).diagnostics.residual, expected[None])
+
+
+def test_residual_vanishes_at_the_equilibrium() -> None:
+    cell = contractive_hgru(0)
+    block = RecurrentBlock(cell, steps=1)
+    assert block(DRIVE, state=settle(cell, DRIVE)).diagnostics.residual < 1e-12
+    assert block(DRIVE).diagnostics.residual > 0.1
+
+
+def test_diagnostics_of_the_adjoint_come_with_the_backward_pass() -> None:
+    block = RecurrentBlock(contractive_hgru(0), steps=6, gradient="rbp")
+    output = block(DRIVE.expand(2, -1, -1, -1))
+    assert output.diagnostics.adjoint.terms is None
+    output.state.sum().backward()
+    assert block.last.adjoint.terms.shape == (2,)
+    assert (block.last.adjoint.terms > 0).all()
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"steps": 0}, {"steps": 2.5}, {"steps": True}, {"steps_test": -1}]
+)
+def test_impossible_steps_are_named(arguments) -> None:
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        RecurrentBlock(build_cell("hgru", 4), **arguments)
+
+
+def test_impossible_steps_by_call() -> None:
+    with pytest.raises(ValueError, match="steps must be an integer of at least 1, got 0"):
+        RecurrentBlock(contractive_hgru(0))(DRIVE, steps=0)
+
+
+def test_a_drive_of_another_shape_is_named() -> None:
+    with pytest.raises(ValueError, match=r"\(N, 4, H, W\).*got \(1, 3, 5, 5\)"):
+        RecurrentBlock(contractive_hgru(0))(torch.zeros(1, 3, 5, 5, dtype=torch.float64))
