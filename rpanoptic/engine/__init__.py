@@ -1,0 +1,18 @@
+"""Training, checkpoints, evaluation runs: what the command lines call."""
+
+from rpanoptic.engine.checkpoint import PanopticCheckpointer
+from rpanoptic.engine.optimizers import OPTIMIZERS, build_optimizer
+from rpanoptic.engine.predictor import Predictor
+from rpanoptic.engine.setup import check_output_dir, check_run, setup_config
+from rpanoptic.engine.trainer import Trainer
+
+__all__ = [
+    "OPTIMIZERS",
+    "PanopticCheckpointer",
+    "Predictor",
+    "Trainer",
+    "build_optimizer",
+    "check_output_dir",
+    "check_run",
+    "setup_config",
+]

@@ -1,0 +1,249 @@
+"""Checkpoints that load without running code, say what does not fit, and are written whole."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
+
+from rpanoptic.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+# How many keys of each kind an error lists before it only counts the rest.
+_LISTED_KEYS = 4
+
+
+class PanopticCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer with restricted loading, errors that name the file, atomic saves.
+
+    Files are unpickled with restricted loaders only: tensors, arrays and plain containers. A file
+    that needs anything else is refused.
+
+    Loading is strict or lenient. Resuming is always strict: every weight must be there, with its
+    shape. Lenient loading is for starting a training from other weights (a backbone, another
+    number of classes); what does not fit is logged, and only a file of which nothing fits is an
+    error. ``resume_or_load(..., strict=True)`` makes the other case strict too.
+
+    Args:
+        model: the model to load into and to save.
+        save_dir: folder of the checkpoints.
+        checkpointables: objects with ``state_dict`` that are saved along, by name.
+    """
+
+    def __init__(self, model: nn.Module, save_dir: str = "", **checkpointables: Any) -> None:
+        super().__init__(model, save_dir, **checkpointables)
+        self._strict = False
+        self._path = ""
+
+    def resume_or_load(
+        self, path: str, *, resume: bool = True, strict: bool = False
+    ) -> dict[str, Any]:
+        """Load the last checkpoint of the folder if ``resume`` and there is one, else ``path``.
+
+        Args:
+            path: file or URL; "" keeps the model as it is.
+            resume: prefer the last checkpoint of ``save_dir``, with all that was saved along.
+            strict: refuse ``path`` unless it holds exactly the model's weights.
+
+        Raises:
+            CheckpointError: see :meth:`load`.
+        """
+        if resume and self.has_checkpoint():
+            return self.load(self.get_checkpoint_file(), strict=True)
+        return self.load(path, checkpointables=[], strict=strict)
+
+    def load(
+        self, path: str, checkpointables: list[str] | None = None, *, strict: bool = False
+    ) -> dict[str, Any]:
+        """Load the model, and the named checkpointables (None: all that the file holds).
+
+        Raises:
+            CheckpointError: the file is missing, cut short, damaged, holds objects that are
+                refused, or does not fit the model (see the class).
+        """
+        if not path:
+            return super().load(path, checkpointables)
+        self._strict, self._path = strict, path
+        try:
+            local = self.path_manager.get_local_path(path)
+        except Exception as error:  # whatever a URL handler raises: network, catalogue, disk
+            raise CheckpointError(f"cannot fetch checkpoint {path}: {error}") from error
+        if not Path(local).is_file():
+            raise CheckpointError(f"checkpoint {path} does not exist.")
+        try:
+            return super().load(local, checkpointables)
+        finally:
+            self._strict = False
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``name``.pth and make it the last checkpoint; a kill leaves no half-written file.
+
+        Args:
+            name: file name without its ending.
+            kwargs: extra data to save.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict()}
+        data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
+        data.update(kwargs)
+        file = Path(self.save_dir) / f"{name}.pth"
+        self.logger.info(f"Saving checkpoint to {file}")
+        with _replacing(file) as stream:
+            torch.save(data, stream)
+        self.tag_last_checkpoint(file.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Note which file of the folder is the last checkpoint."""
+        with _replacing(Path(self.save_dir) / "last_checkpoint") as stream:
+            stream.write(last_filename_basename.encode())
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        """Read a file into ``{"model": weights, ...}``; the format follows from its ending."""
+        path = Path(filename)
+        if path.suffix == ".pkl":
+            return _caffe2_or_zoo(_guarded(_read_pickle, path))
+        data = _guarded(_read_torch, path)
+        if path.suffix == ".pyth":
+            # Only pycls writes this ending.
+            weights = {
+                key: value
+                for key, value in data.get("model_state", {}).items()
+                if not key.endswith("num_batches_tracked")
+            }
+            return {"model": weights, "__author__": "pycls", "matching_heuristics": True}
+        return data if "model" in data else {"model": data}
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        try:
+            incompatible = super()._load_model(checkpoint)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"checkpoint {self._path} does not hold the weights of a model: {error}"
+            ) from error
+        missing = [k for k in incompatible.missing_keys if not k.endswith("num_batches_tracked")]
+        wrong = [
+            f"{key} (here {tuple(here)}, in the model {tuple(wanted)})"
+            for key, here, wanted in incompatible.incorrect_shapes
+        ]
+        # A weight of another shape is not loaded, so PyTorch reports it as missing too.
+        misshapen = {key for key, _, _ in incompatible.incorrect_shapes}
+        missing = [k for k in missing if k not in misshapen]
+        unexpected = list(incompatible.unexpected_keys)
+        if self._strict and (missing or wrong or unexpected):
+            raise CheckpointError(
+                f"checkpoint {self._path} is of another architecture than the config."
+                + _listed("weights that it lacks", missing)
+                + _listed("weights that the model lacks", unexpected)
+                + _listed("weights of another shape", wrong)
+            )
+        wanted_keys = set(self.model.state_dict())
+        if wanted_keys and not wanted_keys - set(incompatible.missing_keys) - misshapen:
+            raise CheckpointError(
+                f"nothing in checkpoint {self._path} fits the model."
+                + _listed("weights that the model lacks", unexpected)
+                + _listed("weights of another shape", wrong)
+            )
+        return incompatible
+
+
+def _listed(what: str, keys: list[str]) -> str:
+    if not keys:
+        return ""
+    rest = f" and {len(keys) - _LISTED_KEYS} more" if len(keys) > _LISTED_KEYS else ""
+    return f"\n  {what}: {', '.join(keys[:_LISTED_KEYS])}{rest}"
+
+
+def _guarded(read: Callable[[Path], Any], path: Path) -> dict[str, Any]:
+    """Call ``read(path)``; whatever stops it becomes a CheckpointError that names the file."""
+    try:
+        data = read(path)
+    except pickle.UnpicklingError as error:
+        # PyTorch's message is long and advises to load without the restriction.
+        found = re.search(r"GLOBAL (\S+)|[Ff]unction (\S+) was not an allowed", str(error))
+        if found is None:
+            raise CheckpointError(f"checkpoint {path} is damaged or cut short: {error}") from error
+        name = found.group(1) or found.group(2)
+        raise CheckpointError(
+            f"checkpoint {path} is refused: it holds {name}, and loading that could run code. "
+            "Only tensors, arrays and plain containers are accepted."
+        ) from error
+    except Exception as error:
+        # Damaged archives raise RuntimeError, EOFError, KeyError, UnicodeDecodeError and others.
+        raise CheckpointError(f"checkpoint {path} is damaged or cut short: {error}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(
+            f"checkpoint {path} holds a {type(data).__name__}, expected a dictionary of weights."
+        )
+    return data
+
+
+def _read_torch(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_pickle(path: Path) -> Any:
+    with path.open("rb") as stream:
+        # Old model-zoo files were written by Python 2, whose strings are bytes.
+        return _ArrayUnpickler(stream, encoding="latin1").load()
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickles NumPy arrays, scalars and plain containers, and refuses every other class."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        # NumPy 2 moved numpy.core to numpy._core; files of either kind exist.
+        admitted: dict[str, Any] = {
+            "numpy.ndarray": np.ndarray,
+            "numpy.dtype": np.dtype,
+            "collections.OrderedDict": OrderedDict,
+            "_codecs.encode": _encode_latin1,
+        }
+        plain = f"{module.replace('numpy._core', 'numpy.core')}.{name}"
+        if plain in admitted:
+            return admitted[plain]
+        if plain in ("numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar"):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
+
+
+def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
+    """Bytes as Python 3 pickles them for Python 2; any other codec has no business here."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"GLOBAL _codecs.encode({encoding})")
+    return text.encode("latin1")
+
+
+def _caffe2_or_zoo(data: dict[str, Any]) -> dict[str, Any]:
+    """Bring a model-zoo or a Caffe2 pickle into the form of a checkpoint."""
+    if "model" in data and "__author__" in data:
+        return data
+    weights = data.get("blobs", data)
+    weights = {key: value for key, value in weights.items() if not key.endswith("_momentum")}
+    return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A stream to a temporary file that takes the place of ``path`` once it is complete."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,76 @@
+"""Hooks of the trainer: what the recurrent blocks did, and a picture of what the model sees."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from torch import Tensor, nn
+
+from rpanoptic.engine.pictures import draw_predictions
+from rpanoptic.recurrent import RecurrentBlock
+
+
+class RecurrenceLogger(HookBase):
+    """Puts the diagnostics of every :class:`RecurrentBlock` into the event storage.
+
+    For a block at ``roi_heads.mask_head.recurrence`` these are, as means over the samples (RoIs)
+    of its latest run, under ``recurrence/roi_heads.mask_head.recurrence/``:
+
+    * ``residual``: relative change of the state in the last step, 0 at an equilibrium;
+    * ``adjoint_terms``: terms of the adjoint series, where the gradient method sums one.
+
+    Args:
+        period: iterations between two records.
+    """
+
+    def __init__(self, period: int = 20) -> None:
+        self._period = period
+
+    def after_step(self) -> None:
+        """Record, every ``period`` iterations."""
+        if (self.trainer.iter + 1) % self._period:
+            return
+        for name, block in recurrent_blocks(self.trainer.model).items():
+            prefix = f"recurrence/{name}"
+            last = block.last
+            if last is None:
+                continue
+            self._put(f"{prefix}/residual", last.residual)
+            if last.adjoint is not None:
+                self._put(f"{prefix}/adjoint_terms", last.adjoint.terms)
+
+    def _put(self, name: str, values: Tensor | None) -> None:
+        # No backward pass, no adjoint; no foreground box, no sample.
+        if values is not None and values.numel():
+            self.trainer.storage.put_scalar(name, values.float().mean().item())
+
+
+class PictureGrid(HookBase):
+    """After the last evaluation, draws input, ground truth and prediction of a few pictures.
+
+    They are the first ``RPANOPTIC.PICTURES`` of the first test set, in
+    ``OUTPUT_DIR/predictions.png``. To be registered in the main process only.
+
+    Args:
+        cfg: config of the run.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self._cfg = cfg
+
+    def after_train(self) -> None:
+        """Draw, unless the training was cut short."""
+        if self.trainer.iter < self.trainer.max_iter:
+            return
+        draw_predictions(self._cfg, unwrapped(self.trainer.model))
+
+
+def recurrent_blocks(model: nn.Module) -> dict[str, RecurrentBlock]:
+    """The recurrent blocks of a model by their module name, the name being free of wrappers."""
+    modules = unwrapped(model).named_modules()
+    return {name: module for name, module in modules if isinstance(module, RecurrentBlock)}
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside the wrapper for several processes, or the model itself."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model

@@ -1,0 +1,128 @@
+"""A model and its test-time transforms, applied to single pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, Instances
+from torch import nn
+
+from rpanoptic.errors import ConfigError
+from rpanoptic.recurrent import RecurrentBlock
+
+
+class Predictor:
+    """Applies a model to pictures as evaluation does: resized, one at a time, in eval mode.
+
+    Args:
+        cfg: the config that built the model; ``INPUT`` is used.
+        model: a detection or panoptic model.
+    """
+
+    def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
+        self.model = model
+        self._to_bgr = cfg.INPUT.FORMAT == "BGR"
+        self._resize = T.ResizeShortestEdge(
+            [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST
+        )
+
+    def __call__(self, image: np.ndarray) -> dict[str, Any]:
+        """Predict one picture.
+
+        Args:
+            image: ``(H, W, 3)`` uint8, RGB.
+
+        Returns:
+            Detectron2's output for one picture: "instances", "sem_seg", "panoptic_seg", as far
+            as the model makes them, at the picture's size.
+        """
+        with _evaluating(self.model):
+            return self.model([self._input(image)])[0]
+
+    def masks_by_step(
+        self, image: np.ndarray, steps: Sequence[int], *, threshold: float = 0.5, limit: int = 20
+    ) -> dict[int, Instances]:
+        """Detect once, then read the recurrent mask head after each number of steps.
+
+        Args:
+            image: ``(H, W, 3)`` uint8, RGB.
+            steps: numbers of steps, at least 1 each; more than in training is possible.
+            threshold: least score of a detection, 0 to 1.
+            limit: at most so many detections, the best ones.
+
+        Returns:
+            for each number of steps the same detections, at the picture's size, with the masks
+            ("pred_masks", boolean) that the head gives then.
+
+        Raises:
+            ConfigError: the model has no recurrent mask head.
+        """
+        block = mask_recurrence(self.model)
+        if block is None:
+            raise ConfigError("MODEL.ROI_MASK_HEAD.NAME: the mask head is not recurrent.")
+        model, height, width = self.model, image.shape[0], image.shape[1]
+        with _evaluating(model):
+            images = model.preprocess_image([self._input(image)])
+            features = model.backbone(images.tensor)
+            proposals, _ = model.proposal_generator(images, features, None)
+            (found,), _ = model.roi_heads(images, features, proposals, None)
+            found = found[found.scores >= threshold][:limit]
+            masks = {}
+            for count in steps:
+                with _steps_at_test(block, count):
+                    (seen,) = model.roi_heads.forward_with_given_boxes(features, [_copy(found)])
+                masks[count] = detector_postprocess(seen, height, width).to("cpu")
+        return masks
+
+    def _input(self, image: np.ndarray) -> dict[str, Any]:
+        height, width = image.shape[:2]
+        if self._to_bgr:
+            image = image[:, :, ::-1]
+        image = self._resize.get_transform(image).apply_image(image)
+        pixels = torch.as_tensor(image.astype("float32").transpose(2, 0, 1))
+        return {"image": pixels, "height": height, "width": width}
+
+
+def mask_recurrence(model: nn.Module) -> RecurrentBlock | None:
+    """The recurrent block of a model's mask head, None if there is none."""
+    head = getattr(getattr(model, "roi_heads", None), "mask_head", None)
+    block = getattr(head, "recurrence", None)
+    return block if isinstance(block, RecurrentBlock) else None
+
+
+def _copy(found: Instances) -> Instances:
+    # Post-processing scales boxes in place, and the mask head writes into the instances.
+    return Instances(
+        found.image_size,
+        pred_boxes=Boxes(found.pred_boxes.tensor.clone()),
+        pred_classes=found.pred_classes,
+        scores=found.scores,
+    )
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def _steps_at_test(block: RecurrentBlock, steps: int) -> Iterator[None]:
+    before = block.steps_test
+    block.steps_test = steps
+    try:
+        yield
+    finally:
+        block.steps_test = before

@@ -1,0 +1,80 @@
+"""One whole run in one process: training with its evaluation, or evaluation alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.engine import default_setup
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.utils import comm
+
+from rpanoptic.engine.checkpoint import PanopticCheckpointer
+from rpanoptic.engine.pictures import draw_predictions
+from rpanoptic.engine.trainer import Trainer
+from rpanoptic.errors import CheckpointError
+from rpanoptic.evaluation import summary_table
+
+logger = logging.getLogger(__name__)
+
+
+def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
+    """Train, or with ``args.eval_only`` evaluate; log the table of results.
+
+    Every process of a distributed run calls this. The inputs are expected to have passed
+    :func:`rpanoptic.engine.check_run`.
+
+    Args:
+        cfg: config of the run; it is frozen here.
+        args: from Detectron2's default argument parser; ``resume`` and ``eval_only`` are used.
+
+    Returns:
+        the evaluator's results in the main process, None in others.
+
+    Raises:
+        CheckpointError: weights are missing or do not fit.
+        ConfigError: a part of the model refuses its settings.
+    """
+    cfg.freeze()
+    default_setup(cfg, args)
+    results = _evaluate(cfg, resume=args.resume) if args.eval_only else _train(cfg, args.resume)
+    if results is not None:
+        logger.info("Results in percent:\n%s", summary_table(results))
+    return results
+
+
+def _train(cfg: CfgNode, resume: bool) -> dict[str, Any] | None:
+    trainer = Trainer(cfg)
+    if resume and not trainer.checkpointer.has_checkpoint():
+        logger.warning("--resume: %s holds no checkpoint, so this starts anew.", cfg.OUTPUT_DIR)
+    trainer.resume_or_load(resume=resume)
+    return trainer.train()
+
+
+def _evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any] | None:
+    model = Trainer.build_model(cfg)
+    checkpointer = PanopticCheckpointer(model, cfg.OUTPUT_DIR)
+    if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
+        raise CheckpointError(
+            "--eval-only needs weights: set MODEL.WEIGHTS, or give --resume for the last "
+            f"checkpoint in OUTPUT_DIR ({cfg.OUTPUT_DIR})."
+        )
+    extra = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume, strict=True)
+    results = Trainer.test(cfg, model)
+    if not comm.is_main_process():
+        return None
+    iteration = extra.get("iteration", -1) + 1
+    _append_metrics(Path(cfg.OUTPUT_DIR) / "metrics.json", results, iteration)
+    draw_predictions(cfg, model)
+    return results
+
+
+def _append_metrics(file: Path, results: dict[str, Any], iteration: int) -> None:
+    """Add results to the JSON lines that training writes, in the same form."""
+    line = {**flatten_results_dict(results), "iteration": iteration}
+    with file.open("a") as stream:
+        stream.write(json.dumps(line, sort_keys=True) + "\n")

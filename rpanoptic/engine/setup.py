@@ -1,0 +1,214 @@
+"""From a config file and overrides to a config that is sound, before anything is built."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from rpanoptic.config import add_rpanoptic_config
+from rpanoptic.data import check_dataset
+from rpanoptic.errors import ConfigError
+from rpanoptic.modeling import check_recurrent_node
+
+logger = logging.getLogger(__name__)
+
+_UNKNOWN_KEY = re.compile(r"Non-existent (?:config )?key: ([\w.]+)")
+
+
+def setup_config(
+    config_file: str | Path | None,
+    opts: Sequence[str] | None = None,
+    *,
+    output_dir: str | Path | None = None,
+) -> CfgNode:
+    """Build the config of a run: defaults, then the file, then the overrides.
+
+    ``MODEL.DEVICE`` falls back to "cpu" on a machine without a GPU, unless the overrides ask for
+    a GPU by name. Files are read as plain YAML: tags that would run code are refused.
+
+    Args:
+        config_file: YAML file, with ``_BASE_`` or without; None or "" takes the defaults.
+        opts: overrides as a flat list, ``["SOLVER.BASE_LR", "0.01", ...]``.
+        output_dir: replaces ``OUTPUT_DIR`` when given.
+
+    Returns:
+        the config, not frozen.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, a key is unknown (the message names the
+            closest known keys) or a value has the wrong type.
+    """
+    cfg = get_cfg()
+    add_rpanoptic_config(cfg)
+    opts = list(opts or [])
+    if config_file:
+        _merge_file(cfg, Path(config_file))
+    _merge_overrides(cfg, opts)
+    if output_dir is not None:
+        cfg.OUTPUT_DIR = str(output_dir)
+    _choose_device(cfg, asked_by_name="MODEL.DEVICE" in opts[0::2])
+    return cfg
+
+
+def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
+    """Check what a run needs besides its model, before the model is built.
+
+    Args:
+        cfg: config of the run.
+        eval_only: leave out the training sets.
+
+    Raises:
+        ConfigError: a recurrent block has an unknown part or an impossible number of steps;
+            ``OUTPUT_DIR`` cannot be written; no dataset is named.
+        DatasetError: a dataset is unknown, missing or damaged.
+    """
+    for place, node in cfg.MODEL.RECURRENT.items():
+        check_recurrent_node(node, key=f"MODEL.RECURRENT.{place}")
+    check_output_dir(cfg.OUTPUT_DIR, key="OUTPUT_DIR")
+    needed = ["TEST"] if eval_only else ["TRAIN"]
+    for split in needed:
+        if not cfg.DATASETS[split]:
+            raise ConfigError(f"DATASETS.{split} is empty: name at least one dataset.")
+    names = [*cfg.DATASETS.TEST] if eval_only else [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    for name in dict.fromkeys(names):
+        check_dataset(name)
+
+
+def check_output_dir(path: str | Path, *, key: str) -> Path:
+    """Create a folder for results and make sure that a file can be written into it.
+
+    Args:
+        path: the folder; its parents are created too.
+        key: the config key or flag that named it, for the message.
+
+    Raises:
+        ConfigError: the folder cannot be created or written.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"{key}: cannot write to the folder {folder}: {reason}.") from error
+    return folder
+
+
+def _merge_file(cfg: CfgNode, path: Path) -> None:
+    if not path.is_file():
+        raise ConfigError(f"config file {path} does not exist.{_similar_files(path)}")
+    try:
+        # Detectron2 would allow YAML tags that execute code; a config needs none.
+        cfg.merge_from_file(str(path), allow_unsafe=False)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config file {path} is not plain YAML: {error}") from error
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"config file {path} builds on {error.filename}, which does not exist."
+        ) from error
+    except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
+        raise _explained(error, cfg, path) from error
+
+
+def _merge_overrides(cfg: CfgNode, opts: list[str]) -> None:
+    if len(opts) % 2:
+        raise ConfigError(
+            f"overrides come in pairs of KEY VALUE, but {len(opts)} words were given: "
+            f"{' '.join(opts)}"
+        )
+    for key, value in zip(opts[0::2], opts[1::2], strict=True):
+        try:
+            cfg.merge_from_list([key, value])
+        except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
+            raise _explained(error, cfg, None, key) from error
+
+
+def _explained(
+    error: Exception, cfg: CfgNode, path: Path | None, override: str | None = None
+) -> ConfigError:
+    """Turn what yacs raised into a message that names the key, its source and close keys."""
+    text = str(error.args[0]) if error.args else str(error)
+    found = _UNKNOWN_KEY.search(text)
+    key = found.group(1) if found else None
+    if override is not None:
+        key = override if key is not None or override not in set(_known_keys(cfg)) else None
+        source = "on the command line"
+    else:
+        assert path is not None
+        source = f"in {_file_of_key(path, key) if key else path}"
+    if key is None:
+        what = f"{override}: " if override else ""
+        return ConfigError(f"{what}bad value {source}: {text}")
+    close = closest(key, _known_keys(cfg))
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    return ConfigError(f"unknown config key {key} {source}.{hint}")
+
+
+def closest(key: str, known: Iterable[str]) -> list[str]:
+    """At most three dotted names of ``known`` that resemble ``key``, the best first.
+
+    Names under the same parent come first: a long common prefix says nothing about the typo.
+    """
+    names = list(known)
+    parent, _, leaf = key.rpartition(".")
+    siblings = {n.rpartition(".")[2]: n for n in names if n.rpartition(".")[0] == parent}
+    near = [siblings[n] for n in difflib.get_close_matches(leaf, siblings, n=3, cutoff=0.6)]
+    if near:
+        return near
+    same_leaf = [n for n in names if n.rpartition(".")[2] == leaf]
+    return difflib.get_close_matches(key, same_leaf or names, n=3, cutoff=0.5)
+
+
+def _known_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    for name, value in node.items():
+        yield prefix + name
+        if isinstance(value, CfgNode):
+            yield from _known_keys(value, f"{prefix}{name}.")
+
+
+def _file_of_key(path: Path, key: str) -> Path:
+    """The file in the chain of ``_BASE_`` files that spells ``key``; ``path`` if none does."""
+    return next(_files_with_key(path, key), path)
+
+
+def _files_with_key(path: Path, key: str) -> Iterator[Path]:
+    content: Any = yaml.safe_load(path.read_text())
+    node = content
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            break
+        node = node[part]
+    else:
+        yield path
+    bases = content.get("_BASE_", []) if isinstance(content, dict) else []
+    for base in [bases] if isinstance(bases, str) else bases:
+        base_path = path.parent / Path(base).expanduser()
+        if base_path.is_file():
+            yield from _files_with_key(base_path, key)
+
+
+def _similar_files(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" There is no folder {path.parent}."
+    names = [p.name for p in path.parent.glob("*.yaml")]
+    close = difflib.get_close_matches(path.name, names, n=3)
+    return f" Files of a similar name there: {', '.join(close)}." if close else ""
+
+
+def _choose_device(cfg: CfgNode, *, asked_by_name: bool) -> None:
+    if not str(cfg.MODEL.DEVICE).startswith("cuda") or torch.cuda.is_available():
+        return
+    if asked_by_name:
+        raise ConfigError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch finds no GPU here.")
+    logger.warning("PyTorch finds no GPU: MODEL.DEVICE becomes cpu.")
+    cfg.MODEL.DEVICE = "cpu"

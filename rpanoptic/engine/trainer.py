@@ -1,0 +1,92 @@
+"""The trainer: Detectron2's default one with our checkpoints, evaluators, optimizers and hooks."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_train_loader
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    HookBase,
+    SimpleTrainer,
+    create_ddp_model,
+)
+from detectron2.evaluation import DatasetEvaluators
+from detectron2.utils import comm
+from torch import nn
+
+from rpanoptic.data import PanopticDatasetMapper
+from rpanoptic.engine.checkpoint import PanopticCheckpointer
+from rpanoptic.engine.hooks import PictureGrid, RecurrenceLogger
+from rpanoptic.engine.optimizers import build_optimizer
+from rpanoptic.evaluation import build_evaluators
+
+
+class Trainer(DefaultTrainer):
+    """Trains any config: model by registry, data by name, evaluation by the dataset's type.
+
+    It differs from :class:`detectron2.engine.DefaultTrainer` in its checkpointer, which refuses
+    unsafe and unfitting files, in ``RPANOPTIC.OPTIMIZER``, in its hooks for recurrent blocks and
+    pictures, and in that several processes may train on CPUs.
+
+    Args:
+        cfg: a config from :func:`rpanoptic.engine.setup_config`.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        # DefaultTrainer makes its own checkpointer, hands it to hooks and wraps the model for
+        # GPUs, all inside its constructor; so its few steps are taken here instead.
+        super(DefaultTrainer, self).__init__()
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        on_cpu = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
+        model = create_ddp_model(model, broadcast_buffers=False, **on_cpu)
+        simple = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = simple(model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = PanopticCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Detectron2's hooks, the log of the recurrent blocks, and the picture at the end."""
+        hooks = super().build_hooks()
+        if comm.is_main_process():
+            # Before the writers, which come last, so that they find this iteration's values.
+            hooks.insert(len(hooks) - 1, RecurrenceLogger())
+            hooks.append(PictureGrid(self.cfg))
+        return hooks
+
+    def train(self) -> dict[str, Any] | None:
+        """Train to the last iteration and evaluate.
+
+        Returns:
+            the evaluator's results in the main process, None in others.
+        """
+        super().train()
+        return getattr(self, "_last_eval_results", None) if comm.is_main_process() else None
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer that ``RPANOPTIC.OPTIMIZER`` names."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+        """Detectron2's loader with the mapper that checks what it reads."""
+        mapper = PanopticDatasetMapper(cfg, is_train=True)
+        return build_detection_train_loader(cfg, mapper=mapper)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
+        """All evaluators that the dataset's type asks for."""
+        return build_evaluators(cfg, dataset_name)

@@ -1,0 +1,78 @@
+"""Which evaluators judge which type of dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import (
+    COCOEvaluator,
+    COCOPanopticEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    SemSegEvaluator,
+)
+
+from rpanoptic.errors import DatasetError
+
+
+def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
+    """Build all evaluators that a dataset's ``evaluator_type`` asks for.
+
+    Their files go to ``OUTPUT_DIR/inference``.
+
+    Args:
+        cfg: config of the run.
+        dataset_name: a registered dataset.
+
+    Raises:
+        DatasetError: the dataset has no ``evaluator_type``, or one that is unknown.
+    """
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind not in EVALUATORS:
+        raise DatasetError(
+            f"dataset {dataset_name}: its evaluator_type is {kind!r}; "
+            f"known: {', '.join(sorted(EVALUATORS))}."
+        )
+    folder = str(Path(cfg.OUTPUT_DIR) / "inference")
+    return DatasetEvaluators([build(cfg, dataset_name, folder) for build in EVALUATORS[kind]])
+
+
+def has_fast_coco_evaluation() -> bool:
+    """Whether Detectron2's compiled COCO evaluation is there."""
+    try:
+        from detectron2 import _C
+
+        return hasattr(_C, "COCOevalEvaluateImages")
+    except ImportError:
+        return False
+
+
+def _instances(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
+    # Named, not inferred: without a single detection the mask AP would be left out, not zero.
+    tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+    return COCOEvaluator(
+        dataset_name,
+        tasks,
+        distributed=True,
+        output_dir=folder,
+        use_fast_impl=has_fast_coco_evaluation(),
+    )
+
+
+def _semantic(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
+    return SemSegEvaluator(dataset_name, distributed=True, output_dir=folder)
+
+
+def _panoptic(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
+    return COCOPanopticEvaluator(dataset_name, folder)
+
+
+# evaluator_type of a dataset -> what judges it, in this order.
+EVALUATORS: dict[str, tuple[Callable[[CfgNode, str, str], DatasetEvaluator], ...]] = {
+    "coco": (_instances,),
+    "sem_seg": (_semantic,),
+    "coco_panoptic_seg": (_semantic, _instances, _panoptic),
+}

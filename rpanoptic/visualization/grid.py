@@ -1,0 +1,101 @@
+"""Pictures side by side under headings, and saving them whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.font_manager import findfont
+from PIL import Image, ImageDraw, ImageFont
+
+_GAP = 8
+_HEADING_HEIGHT = 34
+_FONT_SIZE = 19
+_INK = (40, 40, 40)
+
+
+def picture_grid(
+    rows: Sequence[Sequence[np.ndarray]],
+    *,
+    headings: Sequence[str] = (),
+    cell_width: int = 440,
+) -> np.ndarray:
+    """Put pictures into rows and columns of equal width on white.
+
+    Args:
+        rows: rows of RGB uint8 pictures of any size, as many in each row. They keep their
+            proportions; a row is as high as its highest picture.
+        headings: a text above each column, or none.
+        cell_width: width of a column, pixels.
+
+    Returns:
+        ``(H, W, 3)`` uint8, RGB.
+
+    Raises:
+        ValueError: no picture, rows of different length, or another number of headings.
+    """
+    columns = len(rows[0]) if rows else 0
+    if columns == 0 or any(len(row) != columns for row in rows):
+        raise ValueError(f"rows must be equally long and not empty: {[len(row) for row in rows]}")
+    if headings and len(headings) != columns:
+        raise ValueError(f"{len(headings)} headings for {columns} columns")
+    bands = [_heading_band(headings, cell_width)] if headings else []
+    bands += [_row_band([_fit(picture, cell_width) for picture in row]) for row in rows]
+    gap = np.full((_GAP, bands[0].shape[1], 3), 255, dtype=np.uint8)
+    first = [] if headings else [gap]
+    return np.concatenate([*first, *(part for band in bands for part in (band, gap))])
+
+
+def save_png(path: str | Path, picture: np.ndarray) -> Path:
+    """Write an RGB picture as PNG; the file appears only when it is complete.
+
+    Args:
+        path: the file; its folder must exist.
+        picture: ``(H, W, 3)`` uint8, RGB.
+
+    Returns:
+        the path.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        Image.fromarray(picture).save(temporary, format="PNG")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _fit(picture: np.ndarray, width: int) -> np.ndarray:
+    height = max(1, round(picture.shape[0] * width / picture.shape[1]))
+    if picture.shape[:2] == (height, width):
+        return picture
+    shrink = width < picture.shape[1]
+    interpolation = cv2.INTER_AREA if shrink else cv2.INTER_CUBIC
+    return cv2.resize(picture, (width, height), interpolation=interpolation)
+
+
+def _row_band(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    height = max(picture.shape[0] for picture in pictures)
+    gap = np.full((height, _GAP, 3), 255, dtype=np.uint8)
+    parts = [gap]
+    for picture in pictures:
+        cell = np.full((height, picture.shape[1], 3), 255, dtype=np.uint8)
+        cell[: picture.shape[0]] = picture
+        parts += [cell, gap]
+    return np.concatenate(parts, axis=1)
+
+
+def _heading_band(headings: Sequence[str], cell_width: int) -> np.ndarray:
+    width = len(headings) * (cell_width + _GAP) + _GAP
+    band = Image.new("RGB", (width, _HEADING_HEIGHT), "white")
+    draw = ImageDraw.Draw(band)
+    # Matplotlib ships this font; a system may have none.
+    font = ImageFont.truetype(findfont("DejaVu Sans"), _FONT_SIZE)
+    for column, text in enumerate(headings):
+        middle = _GAP + column * (cell_width + _GAP) + cell_width / 2
+        draw.text((middle, _HEADING_HEIGHT / 2), text, fill=_INK, font=font, anchor="mm")
+    return np.asarray(band)

@@ -1,0 +1,58 @@
+#!/usr/bin/env python
+"""Train or evaluate any config of this project, or of Detectron2.
+
+    python tools/train_net.py --config-file configs/synthetic_panoptic_crbp.yaml
+    python tools/train_net.py --config-file CONFIG --resume
+    python tools/train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS model_final.pth
+
+Without a GPU it runs on the CPU, and --num-gpus then counts processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from detectron2.engine import default_argument_parser, launch
+
+from rpanoptic.engine import check_run, setup_config
+from rpanoptic.engine.run import run
+from rpanoptic.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; those of the process by default.
+
+    Returns:
+        0, or 2 when the user's input stopped the run; the message is on standard error.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        cfg = setup_config(args.config_file, args.opts)
+        check_run(cfg, eval_only=args.eval_only)
+        launch(
+            run,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(cfg, args),
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = default_argument_parser(epilog=__doc__)
+    parser.description = __doc__.splitlines()[0]
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
