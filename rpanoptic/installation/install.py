@@ -1,0 +1,183 @@
+"""Makes sure that this interpreter has a Detectron2 that works, and reports on its mends."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import importlib.util
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from rpanoptic.installation import archive as source_archive
+from rpanoptic.installation.distribution import (
+    DIST_VERSION,
+    REVISION,
+    build_wheel,
+    install_wheel,
+)
+from rpanoptic.installation.errors import InstallError
+from rpanoptic.installation.mend import State, mend_tree, states
+from rpanoptic.installation.probe import Found, probe
+from rpanoptic.installation.rules import MENDS, PRISTINE
+
+# What the archive's setup.py and the packing need: module -> name for pip.
+PREREQUISITES = {"torch": "torch", "torchvision": "torchvision", "setuptools": "setuptools"}
+PREREQUISITES["wheel"] = "wheel"
+
+_UNINSTALL = "To have it replaced, run 'pip uninstall detectron2' and then this again."
+
+
+def ensure_detectron2(
+    archive: Path | None = None,
+    *,
+    reinstall: bool = False,
+    say: Callable[[str], None] = print,
+) -> Found:
+    """Keep a Detectron2 that works, or install the mended 0.6.
+
+    A Detectron2 that the user built or put on PYTHONPATH is never changed.
+
+    Args:
+        archive: the source archive, if it was downloaded before; otherwise pip fetches it.
+        reinstall: replace our own installation even if its revision is current.
+        say: takes each line of progress.
+
+    Returns:
+        What this interpreter imports now.
+
+    Raises:
+        InstallError: with the reason; then nothing was changed.
+    """
+    found = probe()
+    if found.location is not None and found.revision is None:
+        return _keep_users(found, say)
+    if found.distribution and found.location is None:
+        raise InstallError(
+            f"A distribution detectron2 {found.distribution} is installed, but there is no package"
+            f" to import. {_UNINSTALL}"
+        )
+    if found.revision is not None and not reinstall:
+        changed = changed_files(found)
+        if changed:
+            raise InstallError(
+                f"The installed detectron2 {found.distribution} was changed by hand in"
+                f" {len(changed)} file(s), first {changed[0]}. Pass --reinstall to replace it."
+            )
+        if found.revision == REVISION:
+            if found.error:
+                raise InstallError(
+                    f"The installed detectron2 {found.distribution} cannot be imported"
+                    f" ({found.error}). Mend that package, or pass --reinstall."
+                )
+            say(f"detectron2 {found.distribution} is installed and works: nothing to do.")
+            return found
+        say(f"Replacing detectron2 {found.distribution} by {DIST_VERSION}.")
+    _check_prerequisites()
+    _install(archive, reinstall, say)
+    found = probe()
+    if not found.works:
+        raise InstallError(
+            f"detectron2 {DIST_VERSION} was installed but cannot be imported: {found.error}."
+            " 'pip uninstall detectron2' removes it."
+        )
+    say(f"Installed detectron2 {found.distribution} in {found.location}.")
+    return found
+
+
+def _keep_users(found: Found, say: Callable[[str], None]) -> Found:
+    if found.error:
+        raise InstallError(
+            f"There is a Detectron2 in {found.location} that rpanoptic did not install, and it"
+            f" cannot be imported ({found.error}). It was left as it is. Mend it (build it again"
+            " for this Python and PyTorch), or remove it ('pip uninstall detectron2', or take it"
+            " off PYTHONPATH) and run this again to get a mended 0.6."
+        )
+    say(f"Keeping your own Detectron2 {found.version} in {found.location}: it works.")
+    if found.distribution and found.info is None:
+        say(f"It hides the installed distribution detectron2 {found.distribution}.")
+    return found
+
+
+def _check_prerequisites() -> None:
+    missing = [pip for module, pip in PREREQUISITES.items() if not _is_importable(module)]
+    if missing:
+        raise InstallError(
+            f"Detectron2 needs {', '.join(missing)} first. Run:"
+            f" python -m pip install {' '.join(missing)}"
+        )
+
+
+def _is_importable(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _install(archive: Path | None, reinstall: bool, say: Callable[[str], None]) -> None:
+    """Fetch, check, mend, pack and install. All is temporary until pip installs the wheel."""
+    with tempfile.TemporaryDirectory(prefix="rpanoptic-detectron2-") as folder:
+        work = Path(folder)
+        fetched, unpacked, built = (work / name for name in ("fetched", "unpacked", "built"))
+        for path in (fetched, unpacked, built):
+            path.mkdir()
+        if archive is None:
+            say(f"Downloading the source of Detectron2 {source_archive.VERSION} from PyPI.")
+            archive = source_archive.download(fetched)
+        source_archive.verify(archive)
+        package = source_archive.unpack(archive, unpacked)
+        changed = mend_tree(package, MENDS, PRISTINE)
+        say(f"Made {len(MENDS)} mends in {len(changed)} files.")
+        install_wheel(build_wheel(unpacked, MENDS, built), reinstall=reinstall)
+
+
+def changed_files(found: Found) -> list[str]:
+    """The files of our own installation that differ from what was installed.
+
+    Args:
+        found: with ``info`` set.
+
+    Returns:
+        Their paths as in the distribution's RECORD; missing files are among them.
+    """
+    assert found.info is not None and found.location is not None
+    changed = []
+    with (found.info / "RECORD").open(newline="", encoding="utf-8") as record:
+        for name, checksum, _ in csv.reader(record):
+            if not checksum.startswith("sha256="):
+                continue  # compiled files and RECORD itself have none
+            path = found.location.parent / name
+            if not path.is_file() or _record_hash(path) != checksum:
+                changed.append(name)
+    return changed
+
+
+def _record_hash(path: Path) -> str:
+    digest = hashlib.sha256(path.read_bytes()).digest()
+    return "sha256=" + base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
+
+
+def check(say: Callable[[str], None] = print) -> bool:
+    """Report on the Detectron2 of this interpreter, whoever installed it. Reads only.
+
+    Returns:
+        True if it works and, when it is ours, is of the current revision with all mends applied.
+    """
+    found = probe()
+    if found.location is None:
+        say(found.error or "There is no Detectron2 in this environment.")
+        return False
+    ours = found.revision is not None
+    owner = f"installed by rpanoptic, {found.distribution}" if ours else "your own"
+    say(f"Detectron2 {found.version or '(version unknown)'} ({owner}) in {found.location}")
+    if found.error:
+        say(f"It cannot be imported: {found.error}")
+    table = states(found.location, MENDS)
+    width = max(len(mend.name) for mend, _ in table)
+    for mend, state in table:
+        say(f"  {mend.name:<{width}}  {mend.need.value:<6}  {state.value:<27}  {mend.file}")
+    if not ours:
+        return found.works
+    current = found.revision == REVISION and not changed_files(found)
+    if not current:
+        say(f"It is not what revision {DIST_VERSION} installs: run tools/install_detectron2.py.")
+    return found.works and current and all(state is State.APPLIED for _, state in table)
