@@ -228,8 +228,10 @@ def _write_picture(
     labels = np.array([labels_of[item.id] for item in scene.segments], dtype=np.uint8)
 
     _write_image(root / split / f"{stem}.jpg", scene.image)
-    _write_image(root / f"panoptic_{split}" / f"{stem}.png", panoptic_rgb(ids)[scene.index_map])
-    _write_image(root / f"panoptic_stuff_{split}" / f"{stem}.png", labels[scene.index_map])
+    _write_image(
+        root / f"panoptic_{split}" / f"{stem}.png", _paint(scene.index_map, panoptic_rgb(ids))
+    )
+    _write_image(root / f"panoptic_stuff_{split}" / f"{stem}.png", _paint(scene.index_map, labels))
 
     segments, things = [], []
     for position, item in enumerate(scene.segments):
@@ -257,6 +259,14 @@ def _segment_ids(scene: Scene) -> np.ndarray:
         red, green, blue = (round(channel * 0.86**earlier) for channel in item.color)
         ids.append(red | green << 8 | blue << 16)
     return np.array(ids, dtype=np.uint32)
+
+
+def _paint(index_map: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """``values[index_map]`` for uint8 maps (H, W) and values (N,) or (N, 3), many times faster."""
+    table = np.zeros((1, 256, *values.shape[1:]), dtype=np.uint8)
+    table[0, : len(values)] = values
+    channels = 1 if values.ndim == 1 else values.shape[1]
+    return cv2.LUT(cv2.merge([index_map] * channels), table)
 
 
 def _write_image(path: Path, pixels: np.ndarray) -> None:

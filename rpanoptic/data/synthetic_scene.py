@@ -92,18 +92,22 @@ def _background(
     count = int(rng.integers(1, _MAX_REGIONS + 1))
     index_map = partition(size, count, rng)
     stuff = [STUFF[i] for i in rng.permutation(len(STUFF))[:count]]
-    canvas = np.empty((3, size, size), dtype=np.float32)
-    tones: list[Field] = []
+    blend = np.zeros((size, size), dtype=np.float32)
+    # Tones of each region: R, G, B where its texture is 0, and what 1 adds.
+    dark = np.zeros((3, 256), dtype=np.float32)
+    span = np.zeros((3, 256), dtype=np.float32)
     for index, item in enumerate(stuff):
         lightness, chroma, hue = rng.uniform((80, 6, 0), (93, 24, 2 * np.pi))
         darker = lightness - rng.uniform(13, 22)
-        light, dark = _colors([(lightness, chroma, hue), (darker, chroma + 4, hue)])
-        blend = TEXTURES[item.name](size, rng)
-        inside = index_map == index
-        for plane, low, high in zip(canvas, dark, light, strict=True):
-            np.copyto(plane, low + blend * (high - low), where=inside)
-        tones.append((light + dark) / 2)
-    return canvas, index_map, stuff, tones
+        low, high = _colors([(darker, chroma + 4, hue), (lightness, chroma, hue)])
+        dark[:, index], span[:, index] = low, high - low
+        blend += TEXTURES[item.name](size, rng) * (index_map == index)
+    planes = [
+        cv2.LUT(index_map, low) + blend * cv2.LUT(index_map, more)
+        for low, more in zip(dark, span, strict=True)
+    ]
+    tones = [dark[:, index] + span[:, index] / 2 for index in range(count)]
+    return np.stack(planes), index_map, stuff, tones
 
 
 def _fits(
@@ -158,6 +162,7 @@ def _photograph(canvas: Field, rng: np.random.Generator) -> npt.NDArray[np.uint8
     size = canvas.shape[-1]
     picture = cv2.GaussianBlur(cv2.merge(list(canvas)), (0, 0), rng.uniform(0.2, 0.8) * size / 128)
     picture *= 255
-    grain = rng.standard_normal((size, size, 1), dtype=np.float32)
-    picture += grain * np.float32(rng.uniform(0, 5))
-    return np.clip(picture, 0, 255).round().astype(np.uint8)
+    grain = rng.random((size, size, 1), dtype=np.float32) - np.float32(0.5)
+    picture += grain * np.float32(rng.uniform(0, 18))
+    np.clip(picture, 0, 255, out=picture)
+    return np.rint(picture, out=picture).astype(np.uint8)

@@ -33,10 +33,17 @@ OUTLINES = {
 }
 
 
+def _polygon_area(corners: npt.NDArray[np.float64]) -> float:
+    x, y = corners.T
+    return 0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
+
+
+_UNIT_AREAS = {name: _polygon_area(corners) for name, corners in OUTLINES.items()}
+
+
 def shape_area(name: str, radius: float) -> float:
     """Area in square pixels of a shape whose circumscribed circle has ``radius`` pixels."""
-    x, y = (OUTLINES[name] * radius).T
-    return 0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
+    return _UNIT_AREAS[name] * radius**2
 
 
 class Coverage(NamedTuple):
