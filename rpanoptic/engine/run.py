@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.pictures import draw_predictions
@@ -41,6 +42,8 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
     """
     cfg.freeze()
     default_setup(cfg, args)
+    # Detectron2 has set up its own loggers; ours write to the same console and file.
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rpanoptic")
     results = _evaluate(cfg, resume=args.resume) if args.eval_only else _train(cfg, args.resume)
     if results is not None:
         logger.info("Results in percent:\n%s", summary_table(results))

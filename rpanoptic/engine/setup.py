@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import MetadataCatalog
 
 from rpanoptic.config import add_rpanoptic_config
 from rpanoptic.data import check_dataset
@@ -68,7 +69,8 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
 
     Raises:
         ConfigError: a recurrent block has an unknown part or an impossible number of steps;
-            ``OUTPUT_DIR`` cannot be written; no dataset is named.
+            ``OUTPUT_DIR`` cannot be written; no dataset is named; a head has another number of
+            classes than a panoptic dataset.
         DatasetError: a dataset is unknown, missing or damaged.
     """
     for place, node in cfg.MODEL.RECURRENT.items():
@@ -81,6 +83,24 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
     names = [*cfg.DATASETS.TEST] if eval_only else [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     for name in dict.fromkeys(names):
         check_dataset(name)
+        _check_class_counts(cfg, name)
+
+
+def _check_class_counts(cfg: CfgNode, name: str) -> None:
+    """The heads of a panoptic model must have as many classes as the dataset."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("evaluator_type") != "coco_panoptic_seg":
+        return
+    for key, kind, counted in (
+        ("ROI_HEADS", "thing_classes", "things"),
+        ("SEM_SEG_HEAD", "stuff_classes", "stuff, the one for all things included"),
+    ):
+        wanted, given = len(metadata.get(kind, ())), cfg.MODEL[key].NUM_CLASSES
+        if wanted not in (0, given):
+            raise ConfigError(
+                f"MODEL.{key}.NUM_CLASSES is {given}, but dataset {name} has {wanted} classes "
+                f"of {counted}."
+            )
 
 
 def check_output_dir(path: str | Path, *, key: str) -> Path:
