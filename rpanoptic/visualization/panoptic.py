@@ -19,7 +19,8 @@ from rpanoptic.visualization.colors import class_color, instance_color
 
 # Labels are legible from about this size on; smaller pictures are enlarged.
 MIN_SIDE = 440
-_OPACITY = 0.5
+_STUFF_OPACITY = 0.5
+_THING_OPACITY = 0.65
 _EDGE = (1.0, 1.0, 0.94)
 # Parts of a stuff region below this share of the picture get no label of their own.
 _MIN_LABELLED = 0.004
@@ -175,7 +176,7 @@ def _draw_stuff(
     visualizer: Visualizer, mask: np.ndarray, category: int, metadata: Metadata
 ) -> None:
     color = class_color(metadata, "stuff", category)
-    visualizer.draw_binary_mask(mask, color=color, edge_color=_EDGE, alpha=_OPACITY)
+    visualizer.draw_binary_mask(mask, color=color, edge_color=_EDGE, alpha=_STUFF_OPACITY)
     # One label, in the middle of the largest part: Detectron2's own would repeat it.
     distance = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
     if mask.mean() < _MIN_LABELLED:
@@ -195,7 +196,9 @@ def _draw_things(
         labels.append(name if score is None else f"{name} {score:.0%}")
         colors.append(instance_color(class_color(metadata, "thing", category), seen[category]))
         seen[category] += 1
-    visualizer.overlay_instances(masks=masks, labels=labels, assigned_colors=colors, alpha=_OPACITY)
+    visualizer.overlay_instances(
+        masks=masks, labels=labels, assigned_colors=colors, alpha=_THING_OPACITY
+    )
 
 
 def _to_bitmask(segmentation: Any, shape: tuple[int, int]) -> np.ndarray:

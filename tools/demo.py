@@ -1,0 +1,112 @@
+#!/usr/bin/env python
+"""Draw panoptic predictions, and a recurrent mask head's steps, on your own pictures.
+
+    python tools/demo.py --config-file configs/synthetic_panoptic_crbp.yaml \\
+        --weights output/model_final.pth --input photos/ more/*.jpg --output drawn
+
+For a picture NAME.jpg it writes NAME_panoptic.png and, if the mask head is recurrent,
+NAME_steps.png: the masks after 1, 2, 5, 10 and 20 steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+import rpanoptic.data
+import rpanoptic.modeling  # noqa: F401  (both register names that configs use)
+from rpanoptic.engine import check_output_dir, setup_config
+from rpanoptic.engine.demo import Demo
+from rpanoptic.engine.inputs import PictureError, find_pictures, read_picture
+from rpanoptic.errors import ConfigError, UserError
+from rpanoptic.visualization.steps import STEPS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; those of the process by default.
+
+    Returns:
+        0; 1 when a picture could not be read and the others were drawn; 2 when nothing was
+        drawn. Messages are on standard error.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        return _draw_all(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _draw_all(args: argparse.Namespace) -> int:
+    if not 0 <= args.confidence_threshold <= 1:
+        raise ConfigError("--confidence-threshold must lie between 0 and 1.")
+    pictures = find_pictures(args.input)
+    folder = check_output_dir(args.output, key="--output")
+    cfg = setup_config(args.config_file, args.opts)
+    demo = Demo(cfg, args.weights, threshold=args.confidence_threshold)
+    names = _output_names(pictures)
+    failed = 0
+    for path in tqdm(pictures, unit="picture"):
+        try:
+            image = read_picture(path)
+        except PictureError as error:
+            tqdm.write(f"error: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        demo.save(image, folder, names[path], args.steps)
+    print(f"{len(pictures) - failed} of {len(pictures)} pictures drawn into {folder}")
+    if failed == len(pictures):
+        return 2
+    return 1 if failed else 0
+
+
+def _output_names(pictures: Sequence[Path]) -> dict[Path, str]:
+    """The stem of each picture, with a number where several pictures share it."""
+    seen: Counter[str] = Counter()
+    names = {}
+    for path in pictures:
+        seen[path.stem] += 1
+        count = seen[path.stem]
+        names[path] = path.stem if count == 1 else f"{path.stem}_{count}"
+    return names
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint of the model")
+    parser.add_argument(
+        "--input", required=True, nargs="+", metavar="PATH", help="files, patterns or folders"
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the drawings")
+    parser.add_argument(
+        "--confidence-threshold", type=float, default=0.5, help="least score of a thing"
+    )
+    parser.add_argument(
+        "--steps", type=_positive, nargs="+", default=STEPS, metavar="N", help="steps to show"
+    )
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config overrides"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
