@@ -67,7 +67,9 @@ class Predictor:
         block = mask_recurrence(self.model)
         if block is None:
             raise ConfigError("MODEL.ROI_MASK_HEAD.NAME: the mask head is not recurrent.")
-        model, height, width = self.model, image.shape[0], image.shape[1]
+        # Any: a detector's parts are not declared on nn.Module.
+        model: Any = self.model
+        height, width = image.shape[:2]
         with _evaluating(model):
             images = model.preprocess_image([self._input(image)])
             features = model.backbone(images.tensor)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+import yaml  # type: ignore[import-untyped]
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 

@@ -117,7 +117,7 @@ def draw_record(image: np.ndarray, record: dict[str, Any], metadata: Metadata) -
     Returns:
         RGB uint8, see :func:`draw_panoptic`.
     """
-    panoptic_seg, segments_info = panoptic_from_record(record, image.shape[:2])
+    panoptic_seg, segments_info = panoptic_from_record(record, (image.shape[0], image.shape[1]))
     return draw_panoptic(image, panoptic_seg, segments_info, metadata)
 
 
