@@ -9,6 +9,9 @@ from rpanoptic.data.builtin import (
     ensure_synthetic_panoptic,
     register_synthetic_panoptic,
 )
+from rpanoptic.data.check import check_dataset
+from rpanoptic.data.coco_panoptic import PreparationReport, prepare_coco_panoptic
+from rpanoptic.data.mapper import PanopticDatasetMapper
 from rpanoptic.data.paths import DATASETS_VARIABLE, datasets_root
 
 register_synthetic_panoptic()
@@ -16,7 +19,11 @@ register_synthetic_panoptic()
 __all__ = [
     "DATASETS_VARIABLE",
     "SYNTHETIC_DATASETS",
+    "PanopticDatasetMapper",
+    "PreparationReport",
+    "check_dataset",
     "datasets_root",
     "ensure_synthetic_panoptic",
+    "prepare_coco_panoptic",
     "register_synthetic_panoptic",
 ]

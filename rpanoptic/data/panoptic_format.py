@@ -30,7 +30,7 @@ def read_panoptic_png(path: Path) -> npt.NDArray[np.uint32]:
     Raises:
         DatasetError: the file is missing, truncated, or not an RGB picture.
     """
-    rgb = read_png(path)
+    rgb = read_picture(path)
     if rgb.ndim != 3 or rgb.shape[2] < 3 or rgb.dtype != np.uint8:
         raise DatasetError(
             f"{path}: a panoptic PNG has three 8-bit channels (R, G, B), got shape {rgb.shape} "
@@ -40,7 +40,7 @@ def read_panoptic_png(path: Path) -> npt.NDArray[np.uint32]:
     return np.matmul(rgb[..., :3], weights, dtype=np.uint32)
 
 
-def read_png(path: Path) -> np.ndarray:
+def read_picture(path: Path) -> np.ndarray:
     """The pixels of an image file, as stored: (H, W) or (H, W, C).
 
     Raises:

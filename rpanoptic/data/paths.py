@@ -23,7 +23,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         OSError: the folder does not exist or cannot be written.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

@@ -100,6 +100,7 @@ def build_synthetic_panoptic(
             # Another process may have built the set while this one waited.
             if _is_there(folder, parameters, overwrite):
                 return False
+            _logger.info(f"Drawing the synthetic panoptic set into {folder}")
             unfinished = folder.with_name(f"{folder.name}.unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)
             for index, split in enumerate(SPLITS):

@@ -1,0 +1,299 @@
+"""Derives Detectron2's separated panoptic form from COCO panoptic annotations."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rpanoptic.data.panoptic_format import (
+    VOID_ID,
+    VOID_LABEL,
+    read_panoptic_png,
+    stuff_labels,
+    thing_annotation,
+)
+from rpanoptic.data.parallel import map_in_processes
+from rpanoptic.data.paths import write_atomically
+from rpanoptic.errors import DatasetError
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# The chunk that ends every PNG: no data, its name, its checksum.
+_PNG_END = b"\x00\x00\x00\x00IEND\xae\x42\x60\x82"
+
+
+@dataclass(frozen=True)
+class PreparationReport:
+    """What :func:`prepare_coco_panoptic` did.
+
+    Attributes:
+        pictures: number of pictures in the panoptic JSON, all of which now have a semantic PNG.
+        written: how many of these PNGs this run wrote; the others were finished before.
+        stuff_classes: number of stuff classes, "things" not counted.
+        instances: number of annotations written to the instance JSON; None if it was there.
+    """
+
+    pictures: int
+    written: int
+    stuff_classes: int
+    instances: int | None
+
+
+def prepare_coco_panoptic(
+    panoptic_json: Path,
+    panoptic_root: Path,
+    sem_seg_root: Path,
+    instances_json: Path,
+    *,
+    workers: int = 1,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> PreparationReport:
+    """Write the semantic PNGs of a COCO panoptic split, and its instance JSON if it is missing.
+
+    A killed run may be started again: finished PNGs are kept, torn ones are made again.
+
+    Args:
+        panoptic_json: annotations in the COCO panoptic format.
+        panoptic_root: folder of the panoptic PNGs that the JSON names.
+        sem_seg_root: folder that the semantic PNGs go to: 0 for things, 1..n for the stuff
+            classes in the order of their category ids, 255 for void.
+        instances_json: things-only instance annotations. Written, with RLE masks from the
+            panoptic PNGs and the crowd flags kept, when there is no such file; otherwise only
+            checked.
+        workers: number of processes.
+        overwrite: make PNGs and instance JSON again although they are there.
+        progress: whether to show a progress bar.
+
+    Raises:
+        DatasetError: a file is missing, damaged or contradicts another; the message names it.
+    """
+    content = load_panoptic_json(panoptic_json)
+    if not panoptic_root.is_dir():
+        raise DatasetError(
+            f"{panoptic_root}: no such folder; the panoptic PNGs of {panoptic_json} belong there."
+        )
+    thing_ids = {item["id"] for item in content["categories"] if item["isthing"]}
+    need_instances = overwrite or not instances_json.exists()
+    if not need_instances:
+        check_things_only(instances_json, thing_ids)
+    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    jobs = [
+        _Job(annotation, sizes[annotation["image_id"]]) for annotation in content["annotations"]
+    ]
+    convert = partial(
+        _convert,
+        panoptic_root=panoptic_root,
+        sem_seg_root=sem_seg_root,
+        labels=stuff_labels(content["categories"]),
+        thing_ids=thing_ids if need_instances else None,
+        overwrite=overwrite,
+    )
+    try:
+        sem_seg_root.mkdir(parents=True, exist_ok=True)
+        instances_json.parent.mkdir(parents=True, exist_ok=True)
+        results = map_in_processes(
+            convert, jobs, workers=workers, description=sem_seg_root.name, progress=progress
+        )
+        things = [annotation for _, annotations in results for annotation in annotations]
+        if need_instances:
+            _write_instances(instances_json, content, things)
+    except OSError as error:
+        raise DatasetError(f"cannot write to {error.filename}: {error.strerror}.") from error
+    _verify(sem_seg_root, jobs)
+    return PreparationReport(
+        pictures=len(jobs),
+        written=sum(written for written, _ in results),
+        stuff_classes=len(content["categories"]) - len(thing_ids),
+        instances=len(things) if need_instances else None,
+    )
+
+
+def load_panoptic_json(path: Path) -> dict[str, Any]:
+    """Read a COCO panoptic JSON and check that its parts fit together.
+
+    Raises:
+        DatasetError: there is no such file, it is no panoptic JSON, or an annotation names an
+            image or category that the file lacks.
+    """
+    try:
+        content = json.loads(path.read_text())
+        categories = {item["id"]: item["isthing"] for item in content["categories"]}
+        images = {item["id"]: (item["width"], item["height"]) for item in content["images"]}
+        annotations = [
+            (item["file_name"], item["image_id"], item["segments_info"])
+            for item in content["annotations"]
+        ]
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"{path}: no COCO panoptic JSON ({type(error).__name__}: {error})."
+        ) from None
+    seen: set[int] = set()
+    for file_name, image_id, segments in annotations:
+        if image_id not in images:
+            raise DatasetError(f"{path}: {file_name} belongs to image {image_id}, which is absent.")
+        if image_id in seen:
+            raise DatasetError(f"{path}: image {image_id} has two annotations.")
+        seen.add(image_id)
+        for segment in segments:
+            if segment["category_id"] not in categories:
+                raise DatasetError(
+                    f"{path}: segment {segment['id']} of {file_name} has category "
+                    f"{segment['category_id']}, which is not among the file's categories."
+                )
+    return content
+
+
+def check_things_only(path: Path, thing_ids: set[int]) -> None:
+    """Check that an instance JSON lists exactly the thing categories.
+
+    Detectron2 numbers the classes of that file from 0, so a stuff category in it would shift
+    them all.
+
+    Raises:
+        DatasetError: the file is no instance JSON, or lists other categories.
+    """
+    try:
+        found = {item["id"] for item in json.loads(path.read_text())["categories"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path}: no COCO instance JSON ({error}).") from None
+    if found != thing_ids:
+        raise DatasetError(
+            f"{path}: its categories must be the {len(thing_ids)} thing categories; superfluous: "
+            f"{sorted(found - thing_ids)}, missing: {sorted(thing_ids - found)}. Move the file "
+            "away to have it made from the panoptic PNGs."
+        )
+
+
+def check_segments(path: Path, ids: np.ndarray, segments: Sequence[Mapping[str, Any]]) -> None:
+    """Check that a panoptic PNG holds the segments that its JSON lists, and no other.
+
+    Args:
+        path: the PNG, for the message.
+        ids: its segment ids, (H, W).
+        segments: the "segments_info" of its annotation.
+
+    Raises:
+        DatasetError: a segment is in one of them alone.
+    """
+    drawn = {int(segment_id) for segment_id in np.unique(ids)} - {VOID_ID}
+    listed = {segment["id"] for segment in segments}
+    if drawn != listed:
+        faults = []
+        if drawn - listed:
+            faults.append(f"the PNG has segments that the JSON lacks: {_some(drawn - listed)}")
+        if listed - drawn:
+            faults.append(f"the JSON has segments that the PNG lacks: {_some(listed - drawn)}")
+        raise DatasetError(f"{path}: {'; '.join(faults)}.")
+
+
+def _some(ids: set[int]) -> str:
+    shown = ", ".join(str(value) for value in sorted(ids)[:5])
+    return shown if len(ids) <= 5 else f"{shown} and {len(ids) - 5} more"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One picture: its panoptic annotation, and its (width, height) by the JSON."""
+
+    annotation: Mapping[str, Any]
+    size: tuple[int, int]
+
+
+def _convert(
+    job: _Job,
+    *,
+    panoptic_root: Path,
+    sem_seg_root: Path,
+    labels: Mapping[int, int],
+    thing_ids: set[int] | None,
+    overwrite: bool,
+) -> tuple[bool, list[dict[str, Any]]]:
+    """Make one semantic PNG, and the thing annotations if ``thing_ids`` is given."""
+    file_name = job.annotation["file_name"]
+    target = sem_seg_root / file_name
+    finished = not overwrite and _is_whole_png(target, job.size)
+    if finished and thing_ids is None:
+        return False, []
+    source = panoptic_root / file_name
+    ids = read_panoptic_png(source)
+    if ids.shape[::-1] != job.size:
+        raise DatasetError(
+            f"{source}: is {ids.shape[1]} x {ids.shape[0]} pixels, its JSON says "
+            f"{job.size[0]} x {job.size[1]}."
+        )
+    segments = job.annotation["segments_info"]
+    check_segments(source, ids, segments)
+    if not finished:
+        semantic = np.full(ids.shape, VOID_LABEL, dtype=np.uint8)
+        for segment in segments:
+            semantic[ids == segment["id"]] = labels[segment["category_id"]]
+        encoded = io.BytesIO()
+        Image.fromarray(semantic).save(encoded, format="PNG")
+        write_atomically(target, encoded.getvalue())
+    things = [
+        {
+            "image_id": job.annotation["image_id"],
+            "category_id": segment["category_id"],
+            "iscrowd": segment.get("iscrowd", 0),
+            **thing_annotation(ids == segment["id"]),
+        }
+        for segment in segments
+        if thing_ids is not None and segment["category_id"] in thing_ids
+    ]
+    return not finished, things
+
+
+def _is_whole_png(path: Path, size: tuple[int, int]) -> bool:
+    """Whether a PNG of this (width, height) is there to its last byte, told without decoding."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(24)
+            file.seek(-len(_PNG_END), io.SEEK_END)
+            tail = file.read()
+    except (FileNotFoundError, OSError):
+        return False
+    return (
+        len(head) == 24
+        and head.startswith(_PNG_SIGNATURE)
+        and struct.unpack(">II", head[16:]) == size
+        and tail == _PNG_END
+    )
+
+
+def _write_instances(
+    path: Path, content: Mapping[str, Any], things: Sequence[dict[str, Any]]
+) -> None:
+    """The pycocotools code treats annotation id 0 as "no match", so ids start at 1."""
+    instances = {
+        "info": content.get("info", {}),
+        "licenses": content.get("licenses", []),
+        "images": content["images"],
+        "categories": [item for item in content["categories"] if item["isthing"]],
+        "annotations": [{"id": number, **thing} for number, thing in enumerate(things, start=1)],
+    }
+    write_atomically(path, json.dumps(instances).encode())
+
+
+def _verify(sem_seg_root: Path, jobs: Sequence[_Job]) -> None:
+    """Count what is on the disk: one whole PNG for each annotation."""
+    torn = [
+        job.annotation["file_name"]
+        for job in jobs
+        if not _is_whole_png(sem_seg_root / job.annotation["file_name"], job.size)
+    ]
+    if torn:
+        raise DatasetError(
+            f"{sem_seg_root}: {len(torn)} of {len(jobs)} semantic PNGs are missing or torn, "
+            f"{torn[0]} among them. Did something else change the folder meanwhile?"
+        )
