@@ -30,8 +30,8 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # RecurrentMaskRCNNHead, chosen by MODEL.ROI_MASK_HEAD.NAME. The state has
     # MODEL.ROI_MASK_HEAD.CONV_DIM channels at POOLER_RESOLUTION; NUM_CONV and NORM are unused.
     cfg.MODEL.RECURRENT.MASK_HEAD = _recurrent_block_defaults()
-    # Normalisation of the equilibrium, outside the recurrence: any name that
-    # detectron2.layers.get_norm accepts, "" for none.
+    # Normalisation of the equilibrium, outside the recurrence: "SyncBN", "naiveSyncBN", "BN",
+    # "FrozenBN", "GN" (as detectron2.layers.get_norm has them), or "" for none.
     cfg.MODEL.RECURRENT.MASK_HEAD.OUTPUT_NORM = "SyncBN"
 
     cfg.RPANOPTIC = CN()

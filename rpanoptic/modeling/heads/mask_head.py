@@ -22,6 +22,7 @@ from rpanoptic.modeling.build import build_recurrent_block
 from rpanoptic.recurrent import RecurrentBlock
 
 CONFIG_KEY = "MODEL.RECURRENT.MASK_HEAD"
+OUTPUT_NORMS = ("SyncBN", "naiveSyncBN", "BN", "FrozenBN", "GN", "")
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -91,6 +92,11 @@ class RecurrentMaskRCNNHead(BaseMaskRCNNHead):
                 "(MODEL.FPN.OUT_CHANNELS); they must be equal"
             )
         node = cfg.MODEL.RECURRENT.MASK_HEAD
+        if node.OUTPUT_NORM not in OUTPUT_NORMS:
+            raise ConfigError(
+                f"{CONFIG_KEY}.OUTPUT_NORM must be one of {', '.join(map(repr, OUTPUT_NORMS))}; "
+                f"got {node.OUTPUT_NORM!r}"
+            )
         agnostic = cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK
         return {
             "input_shape": input_shape,

@@ -1,0 +1,174 @@
+"""The recurrent mask head by itself, as Detectron2's ROI heads use it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.roi_heads.mask_head import build_mask_head
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+import rpanoptic.modeling  # noqa: F401  registers the head
+from rpanoptic import add_rpanoptic_config
+from rpanoptic.errors import ConfigError
+from rpanoptic.modeling import RecurrentMaskRCNNHead
+from rpanoptic.recurrent import GRADIENTS, RecurrentBlock, build_cell
+
+CHANNELS, SIZE, CLASSES = 8, 7, 5
+
+
+def small_config(**node: Any) -> CfgNode:
+    cfg = get_cfg()
+    add_rpanoptic_config(cfg)
+    cfg.MODEL.ROI_MASK_HEAD.NAME = "RecurrentMaskRCNNHead"
+    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = CHANNELS
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = CLASSES
+    cfg.MODEL.RECURRENT.MASK_HEAD.STEPS = 4
+    for key, value in node.items():
+        cfg.MODEL.RECURRENT.MASK_HEAD[key] = value
+    return cfg
+
+
+@pytest.fixture(autouse=True)
+def event_storage() -> Iterator[None]:
+    """Detectron2's mask loss puts its scalars into the current storage."""
+    with EventStorage():
+        yield
+
+
+def build(cfg: CfgNode) -> RecurrentMaskRCNNHead:
+    torch.manual_seed(0)
+    shape = ShapeSpec(channels=CHANNELS, width=SIZE, height=SIZE)
+    return build_mask_head(cfg, shape)
+
+
+def regions(count: int) -> Instances:
+    """``count`` foreground regions with a filled ground-truth mask each."""
+    masks = torch.zeros(count, 32, 32, dtype=torch.bool)
+    masks[:, 4:20, 6:24] = True
+    boxes = Boxes(torch.tensor([[2.0, 2.0, 28.0, 28.0]]).expand(count, 4))
+    classes = torch.arange(count) % CLASSES
+    instances = Instances((32, 32), proposal_boxes=boxes, gt_classes=classes)
+    instances.gt_masks = BitMasks(masks)
+    return instances
+
+
+def features(count: int) -> torch.Tensor:
+    return torch.randn(count, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("gradient", list(GRADIENTS))
+def test_losses_of_every_method(gradient: str) -> None:
+    head = build(small_config(GRADIENT=gradient))
+    losses = head(features(3), [regions(1), regions(2)])
+    keys = {"loss_mask", "loss_lipschitz_mask"} if gradient == "crbp" else {"loss_mask"}
+    assert set(losses) == keys
+    # The predictor starts near zero, where the cross entropy of any mask is log 2.
+    assert abs(float(losses["loss_mask"]) - 0.6931) < 1e-2
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
+
+
+def test_penalty_of_weight_zero_is_no_loss() -> None:
+    cfg = small_config()
+    cfg.MODEL.RECURRENT.MASK_HEAD.LIPSCHITZ.WEIGHT = 0.0
+    assert set(build(cfg)(features(1), [regions(1)])) == {"loss_mask"}
+
+
+@pytest.mark.parametrize("norm", ["SyncBN", "BN", "GN", ""])
+def test_no_foreground_gives_zeros_that_reach_every_parameter(norm: str) -> None:
+    # GN has 32 groups in Detectron2, more than the eight channels of the other tests.
+    cfg = small_config(OUTPUT_NORM=norm)
+    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 32
+    head = build_mask_head(cfg, ShapeSpec(channels=32, width=SIZE, height=SIZE))
+    before = {name: value.clone() for name, value in head.named_buffers() if "running" in name}
+    x = torch.zeros(0, 32, SIZE, SIZE, requires_grad=True)
+    losses = head(x, [regions(0), regions(0)])
+    assert {key: float(value) for key, value in losses.items()} == {
+        "loss_mask": 0.0,
+        "loss_lipschitz_mask": 0.0,
+    }
+    sum(losses.values()).backward()
+    assert x.grad is not None
+    for name, parameter in head.named_parameters():
+        assert parameter.grad is not None and not parameter.grad.any(), name
+    for name, value in before.items():
+        assert torch.equal(value, head.get_buffer(name)), name
+
+
+@pytest.mark.parametrize("agnostic", [True, False])
+def test_masks_at_inference(agnostic: bool) -> None:
+    cfg = small_config()
+    cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK = agnostic
+    head = build(cfg).eval()
+    assert head.predictor.out_channels == (1 if agnostic else CLASSES)
+    instances = Instances((32, 32), pred_classes=torch.tensor([0, 2, 4]))
+    with torch.no_grad():
+        (result,) = head(features(3), [instances])
+    assert result.pred_masks.shape == (3, 1, 2 * SIZE, 2 * SIZE)
+    assert ((result.pred_masks > 0) & (result.pred_masks < 1)).all()
+
+
+def test_steps_at_inference_are_those_of_the_config() -> None:
+    head = build(small_config(STEPS_TEST=9)).eval()
+    x = features(2)
+    with torch.no_grad():
+        logits = head.layers(x)
+        by_hand = x.new_zeros(x.shape)
+        for _ in range(9):
+            by_hand = head.recurrence.cell(x, by_hand)
+    assert torch.equal(logits, head.read_out(by_hand))
+
+
+def test_a_checkpoint_loads_under_every_method() -> None:
+    heads = [build(small_config(GRADIENT=gradient)) for gradient in GRADIENTS]
+    with torch.no_grad():
+        for parameter in heads[0].parameters():
+            parameter.add_(0.1)
+    for head in heads[1:]:
+        head.load_state_dict(heads[0].state_dict())
+        assert torch.equal(head.eval().layers(features(1)), heads[0].eval().layers(features(1)))
+
+
+def test_built_without_a_config() -> None:
+    block = RecurrentBlock(build_cell("hgru", CHANNELS), steps=2, gradient="bptt")
+    head = RecurrentMaskRCNNHead(
+        ShapeSpec(channels=CHANNELS), recurrence=block, num_classes=3, output_norm="BN"
+    )
+    assert head.layers(features(2)).shape == (2, 3, 2 * SIZE, 2 * SIZE)
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        ({"STEPS": 0}, ["MASK_HEAD.STEPS", "at least 1", "0"]),
+        ({"STEPS_TEST": -1}, ["MASK_HEAD.STEPS_TEST", "at least 0", "-1"]),
+        ({"CELL": "hgur"}, ["MASK_HEAD.CELL", "hgur", "known: hgru"]),
+        ({"GRADIENT": "cbp"}, ["MASK_HEAD.GRADIENT", "cbp", "known: bptt, crbp, rbp"]),
+        ({"KERNEL_SIZE": 2}, ["MODEL.RECURRENT.MASK_HEAD", "kernel_size", "odd"]),
+        ({"NORM": "BN"}, ["MODEL.RECURRENT.MASK_HEAD", "norm", "'GN'"]),
+        ({"OUTPUT_NORM": "batch"}, ["MASK_HEAD.OUTPUT_NORM", "batch", "SyncBN"]),
+    ],
+)
+def test_impossible_values_name_their_key(node: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(small_config(**node))
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_other_widths_than_the_features_name_both_keys() -> None:
+    cfg = small_config()
+    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 16
+    with pytest.raises(ConfigError, match=r"CONV_DIM is 16.*8 channels.*FPN\.OUT_CHANNELS"):
+        build(cfg)
+
+
+def test_a_block_of_another_width_is_named() -> None:
+    block = RecurrentBlock(build_cell("hgru", 4))
+    with pytest.raises(ValueError, match=r"4 channels.*8"):
+        RecurrentMaskRCNNHead(ShapeSpec(channels=8), recurrence=block, num_classes=2)
