@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, SemSegEvaluator
+
+from rpanoptic.engine import setup_config
+from rpanoptic.errors import DatasetError
+from rpanoptic.evaluation import EVALUATORS, build_evaluators
+
+NAME = "test_build_evaluators"
+
+
+@pytest.fixture()
+def register(tmp_path: Path) -> Iterator[object]:
+    """Registers an empty dataset of a given type under NAME."""
+    json_file = tmp_path / "instances.json"
+    json_file.write_text('{"images": [], "annotations": [], "categories": []}')
+
+    def enter(kind: str | None) -> str:
+        DatasetCatalog.register(NAME, list)
+        MetadataCatalog.get(NAME).set(
+            json_file=str(json_file),
+            thing_classes=["dog"],
+            stuff_classes=["things", "sky"],
+            thing_dataset_id_to_contiguous_id={1: 0},
+            stuff_dataset_id_to_contiguous_id={0: 0, 2: 1},
+            ignore_label=255,
+        )
+        if kind is not None:
+            MetadataCatalog.get(NAME).set(evaluator_type=kind)
+        return NAME
+
+    yield enter
+    DatasetCatalog.remove(NAME)
+    MetadataCatalog.remove(NAME)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("coco", [COCOEvaluator]),
+        ("sem_seg", [SemSegEvaluator]),
+        ("coco_panoptic_seg", [SemSegEvaluator, COCOEvaluator, COCOPanopticEvaluator]),
+    ],
+)
+def test_type_chooses_the_evaluators(register, tmp_path: Path, kind: str, expected: list) -> None:
+    cfg = setup_config(None, output_dir=tmp_path)
+    evaluators = build_evaluators(cfg, register(kind))
+    assert [type(e) for e in evaluators._evaluators] == expected
+
+
+def test_every_type_is_tested() -> None:
+    assert set(EVALUATORS) == {"coco", "sem_seg", "coco_panoptic_seg"}
+
+
+@pytest.mark.parametrize("kind", [None, "lvis"])
+def test_unknown_type_lists_the_known(register, tmp_path: Path, kind: str | None) -> None:
+    cfg = setup_config(None, output_dir=tmp_path)
+    with pytest.raises(DatasetError, match=f"{NAME}.*{kind}.*coco, coco_panoptic_seg, sem_seg"):
+        build_evaluators(cfg, register(kind))

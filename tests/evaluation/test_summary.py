@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import math
+
+from rpanoptic.evaluation import summary_table
+
+PANOPTIC = {
+    "PQ": 61.25,
+    "SQ": 80.0,
+    "RQ": 70.5,
+    "PQ_th": 50.04,
+    "SQ_th": 79.0,
+    "RQ_th": 63.0,
+    "PQ_st": 72.5,
+    "SQ_st": 81.0,
+    "RQ_st": 78.0,
+}
+
+
+def rows(table: str) -> dict[str, list[str]]:
+    """First cell -> other cells, of the lines that have cells."""
+    cells = [
+        [cell.strip() for cell in line.strip("│").split("│")]
+        for line in table.splitlines()
+        if line.startswith("│")
+    ]
+    return {first: rest for first, *rest in cells}
+
+
+def test_all_parts() -> None:
+    table = summary_table(
+        {
+            "panoptic_seg": PANOPTIC,
+            "bbox": {"AP": 33.333},
+            "segm": {"AP": 30.0},
+            "sem_seg": {"mIoU": 88.88},
+        }
+    )
+    assert rows(table) == {
+        "": ["PQ", "SQ", "RQ"],
+        "All": ["61.2", "80.0", "70.5"],
+        "Things": ["50.0", "79.0", "63.0"],
+        "Stuff": ["72.5", "81.0", "78.0"],
+    }
+    assert table.splitlines()[-1] == "box AP 33.3   mask AP 30.0   mIoU 88.9"
+
+
+def test_absent_parts_and_nan_show_as_dashes() -> None:
+    table = summary_table({"bbox": {"AP": math.nan}, "sem_seg": {"mIoU": 12.0}})
+    assert rows(table)["Things"] == ["-", "-", "-"]
+    assert table.splitlines()[-1] == "box AP -   mask AP -   mIoU 12.0"
+
+
+def test_several_datasets() -> None:
+    table = summary_table({"first": {"panoptic_seg": PANOPTIC}, "second": {"bbox": {"AP": 1.0}}})
+    first, second = table.split("\n\n")
+    assert first.startswith("first\n")
+    assert "61.2" in first
+    assert second.startswith("second\n")
+    assert "box AP 1.0" in second
+
+
+def test_no_results() -> None:
+    assert summary_table({}) == "no evaluation results"
