@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from detectron2.engine import default_argument_parser, launch
 
-from rpanoptic.engine import check_run, setup_config
+from rpanoptic.engine import check_process_count, check_run, setup_config
 from rpanoptic.engine.run import run
 from rpanoptic.errors import UserError
 
@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         cfg = setup_config(args.config_file, args.opts)
+        check_process_count(args.num_gpus)
         check_run(cfg, eval_only=args.eval_only)
         launch(
             run,
@@ -49,8 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = default_argument_parser(epilog=__doc__)
-    parser.description = __doc__.splitlines()[0]
+    assert __doc__ is not None
+    description, _, examples = __doc__.partition("\n\n")
+    parser = default_argument_parser(epilog=examples)
+    parser.description = description
     return parser
 
 

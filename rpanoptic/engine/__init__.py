@@ -3,7 +3,12 @@
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.optimizers import OPTIMIZERS, build_optimizer
 from rpanoptic.engine.predictor import Predictor
-from rpanoptic.engine.setup import check_output_dir, check_run, setup_config
+from rpanoptic.engine.setup import (
+    check_output_dir,
+    check_process_count,
+    check_run,
+    setup_config,
+)
 from rpanoptic.engine.trainer import Trainer
 
 __all__ = [
@@ -13,6 +18,7 @@ __all__ = [
     "Trainer",
     "build_optimizer",
     "check_output_dir",
+    "check_process_count",
     "check_run",
     "setup_config",
 ]

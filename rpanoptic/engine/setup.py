@@ -124,6 +124,17 @@ def check_output_dir(path: str | Path, *, key: str) -> Path:
     return folder
 
 
+def check_process_count(count: int) -> None:
+    """Check that there is a GPU for each process. Without any GPU, all run on the CPU.
+
+    Raises:
+        ConfigError: there are fewer GPUs than processes, but at least one.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if 0 < gpus < count:
+        raise ConfigError(f"--num-gpus {count}: PyTorch finds {gpus} here.")
+
+
 def _merge_file(cfg: CfgNode, path: Path) -> None:
     if not path.is_file():
         raise ConfigError(f"config file {path} does not exist.{_similar_files(path)}")

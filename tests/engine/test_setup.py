@@ -7,7 +7,13 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog
 
-from rpanoptic.engine.setup import check_output_dir, check_run, closest, setup_config
+from rpanoptic.engine.setup import (
+    check_output_dir,
+    check_process_count,
+    check_run,
+    closest,
+    setup_config,
+)
 from rpanoptic.errors import ConfigError, DatasetError
 from tests.engine.tiny import tiny_cfg
 
@@ -106,6 +112,16 @@ def test_device_falls_back_to_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_device_stays_where_a_gpu_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert setup_config(None).MODEL.DEVICE == "cuda"
+
+
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_process_count(2)
+    with pytest.raises(ConfigError, match="--num-gpus 3: PyTorch finds 2"):
+        check_process_count(3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    check_process_count(3)
 
 
 def test_closest_prefers_siblings() -> None:
