@@ -51,6 +51,8 @@ def ensure_detectron2(
         InstallError: with the reason; then nothing was changed.
     """
     found = probe()
+    if found.location is None and found.error:
+        raise InstallError(f"Cannot tell whether there is a Detectron2 already: {found.error}.")
     if found.location is not None and found.revision is None:
         return _keep_users(found, say)
     if found.distribution and found.location is None:
@@ -65,7 +67,7 @@ def ensure_detectron2(
                 f"The installed detectron2 {found.distribution} was changed by hand in"
                 f" {len(changed)} file(s), first {changed[0]}. Pass --reinstall to replace it."
             )
-        if found.revision == REVISION:
+        if found.revision == REVISION and _is_mended(found.location):
             if found.error:
                 raise InstallError(
                     f"The installed detectron2 {found.distribution} cannot be imported"
@@ -74,16 +76,17 @@ def ensure_detectron2(
             say(f"detectron2 {found.distribution} is installed and works: nothing to do.")
             return found
         say(f"Replacing detectron2 {found.distribution} by {DIST_VERSION}.")
+        reinstall = True
     _check_prerequisites()
     _install(archive, reinstall, say)
-    found = probe()
-    if not found.works:
-        raise InstallError(
-            f"detectron2 {DIST_VERSION} was installed but cannot be imported: {found.error}."
-            " 'pip uninstall detectron2' removes it."
-        )
+    found = probe(modules=())
     say(f"Installed detectron2 {found.distribution} in {found.location}.")
     return found
+
+
+def _is_mended(package: Path | None) -> bool:
+    """Whether all mends of today are in a folder; a checkout may be newer than its revision."""
+    return package is not None and all(s is State.APPLIED for _, s in states(package, MENDS))
 
 
 def _keep_users(found: Found, say: Callable[[str], None]) -> Found:
@@ -127,6 +130,13 @@ def _install(archive: Path | None, reinstall: bool, say: Callable[[str], None]) 
         package = source_archive.unpack(archive, unpacked)
         changed = mend_tree(package, MENDS, PRISTINE)
         say(f"Made {len(MENDS)} mends in {len(changed)} files.")
+        trial = probe(first=unpacked)
+        if trial.error:
+            raise InstallError(
+                f"The mended Detectron2 cannot be imported here ({trial.error}), so it was not"
+                " installed. Install its dependencies first: python -m pip install -r"
+                " requirements.txt"
+            )
         install_wheel(build_wheel(unpacked, MENDS, built), reinstall=reinstall)
 
 
@@ -180,4 +190,4 @@ def check(say: Callable[[str], None] = print) -> bool:
     current = found.revision == REVISION and not changed_files(found)
     if not current:
         say(f"It is not what revision {DIST_VERSION} installs: run tools/install_detectron2.py.")
-    return found.works and current and all(state is State.APPLIED for _, state in table)
+    return found.works and current and _is_mended(found.location)

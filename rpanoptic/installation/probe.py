@@ -11,8 +11,10 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rpanoptic.installation.distribution import revision_of
 
@@ -44,6 +46,7 @@ try:
             if os.path.samefile(start, os.path.join(answer["location"], "__init__.py")):
                 answer["info"] = str(getattr(dist, "_path", ""))
         break
+    print("\\n" + json.dumps(answer), flush=True)  # an import may end the process
     if answer["location"]:
         for name in json.loads(sys.argv[1]):
             module = importlib.import_module(name)
@@ -84,22 +87,35 @@ class Found:
         return self.location is not None and not self.error
 
 
-def probe() -> Found:
-    """Ask a fresh process of this interpreter. It reads only."""
+def probe(modules: Sequence[str] = MODULES, first: Path | None = None) -> Found:
+    """Ask a fresh process of this interpreter. It reads only.
+
+    Args:
+        modules: what it imports, if there is a Detectron2.
+        first: a folder to look into before all others.
+    """
     with tempfile.TemporaryDirectory() as neutral:  # the current folder must not be importable
         done = subprocess.run(
-            [sys.executable, "-c", _SCRIPT, json.dumps(MODULES)],
+            [sys.executable, "-c", _SCRIPT, json.dumps(list(modules))],
             capture_output=True,
             text=True,
             check=False,
             cwd=neutral,
-            env=_environment(),
+            env=_environment(first),
         )
-    try:
-        answer = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError):  # the process died: say what it said last
+    answer: dict[str, Any] = {
+        "location": None,
+        "version": "",
+        "distribution": "",
+        "info": None,
+        "error": "",
+    }
+    for line in done.stdout.splitlines():
+        if line.startswith('{"location"'):
+            answer = json.loads(line)
+    if done.returncode != 0 and not answer["error"]:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return Found(None, "", "", None, f"the interpreter ended with {done.returncode}: {last}")
+        answer["error"] = f"the interpreter ended with {done.returncode}: {last}"
     return Found(
         location=Path(answer["location"]) if answer["location"] else None,
         version=answer["version"],
@@ -109,11 +125,13 @@ def probe() -> Found:
     )
 
 
-def _environment() -> dict[str, str]:
+def _environment(first: Path | None) -> dict[str, str]:
     """This process's environment, with PYTHONPATH independent of the current folder."""
     environment = dict(os.environ)
-    path = environment.get("PYTHONPATH")
-    if path:
-        folders = [os.path.abspath(folder) for folder in path.split(os.pathsep) if folder]  # noqa: PTH100
+    given = environment.pop("PYTHONPATH", "").split(os.pathsep)
+    folders = [str(Path(folder).absolute()) for folder in given if folder]
+    if first is not None:
+        folders.insert(0, str(first))
+    if folders:
         environment["PYTHONPATH"] = os.pathsep.join(folders)
     return environment

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rpanoptic.installation.mend import Mend
-from rpanoptic.installation.rules import imports, numerics, training, warnings
+from rpanoptic.installation.rules import imports, loading, numerics, training, warnings
 from rpanoptic.installation.rules.new_files import NEW_FILES
 
 MENDS: tuple[Mend, ...] = (
@@ -11,6 +11,7 @@ MENDS: tuple[Mend, ...] = (
     *imports.RULES,
     *numerics.RULES,
     *training.RULES,
+    *loading.RULES,
     *warnings.RULES,
 )
 
