@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
+import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
@@ -44,12 +47,27 @@ def map_in_processes(
         # A forked worker starts at once; a spawned one imports PyTorch first. Forking is only
         # dependable on Linux.
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        pool = ProcessPoolExecutor(workers, mp_context=context)
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
         try:
             chunk = max(1, min(32, len(items) // (4 * workers)))
             return [_advance(bar, result) for result in pool.map(function, items, chunksize=chunk)]
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """End this worker when its parent is killed.
+
+    A worker would else wait for work for ever, and keep what it inherited, file locks too.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _advance(bar: tqdm, result: Result) -> Result:
