@@ -15,14 +15,14 @@ from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances, polygons_to_bitmask
 from detectron2.utils.visualizer import Visualizer
 
-from rpanoptic.visualization.colors import class_color, instance_color
+from rpanoptic.visualization.colors import Color, class_color, instance_color
 
 # Labels are legible from about this size on; smaller pictures are enlarged.
 MIN_SIDE = 440
 _STUFF_OPACITY = 0.5
 _THING_OPACITY = 0.65
 _EDGE = (1.0, 1.0, 0.94)
-# Parts of a stuff region below this share of the picture get no label of their own.
+# Stuff below this share of the picture gets no label.
 _MIN_LABELLED = 0.004
 
 
@@ -177,28 +177,41 @@ def _draw_stuff(
 ) -> None:
     color = class_color(metadata, "stuff", category)
     visualizer.draw_binary_mask(mask, color=color, edge_color=_EDGE, alpha=_STUFF_OPACITY)
-    # One label, in the middle of the largest part: Detectron2's own would repeat it.
-    distance = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
-    if mask.mean() < _MIN_LABELLED:
-        return
-    y, x = np.unravel_index(int(distance.argmax()), distance.shape)
-    visualizer.draw_text(metadata.stuff_classes[category], (x, y), color=color)
+    if mask.mean() >= _MIN_LABELLED:
+        _write_label(visualizer, mask, metadata.stuff_classes[category], color)
 
 
 def _draw_things(
     visualizer: Visualizer, things: list[tuple[np.ndarray, int, float | None]], metadata: Metadata
 ) -> None:
     seen: Counter[int] = Counter()
-    masks, labels, colors = [], [], []
-    for mask, category, score in things:
-        name = metadata.thing_classes[category]
-        masks.append(mask.astype(np.uint8))
-        labels.append(name if score is None else f"{name} {score:.0%}")
-        colors.append(instance_color(class_color(metadata, "thing", category), seen[category]))
+    labels = []
+    for mask, category, score in sorted(things, key=lambda thing: -thing[0].sum()):
+        color = instance_color(class_color(metadata, "thing", category), seen[category])
         seen[category] += 1
-    visualizer.overlay_instances(
-        masks=masks, labels=labels, assigned_colors=colors, alpha=_THING_OPACITY
-    )
+        visualizer.draw_binary_mask(mask, color=color, edge_color=color, alpha=_THING_OPACITY)
+        name = metadata.thing_classes[category]
+        labels.append((mask, name if score is None else f"{name} {score:.0%}", color))
+    # After all masks, so that none hides the label of another.
+    for mask, text, color in labels:
+        if mask.any():
+            _write_label(visualizer, mask, text, color)
+
+
+def _write_label(visualizer: Visualizer, mask: np.ndarray, text: str, color: Color) -> None:
+    """Write a label where the mask is widest, and wholly inside the picture."""
+    height, width = mask.shape
+    room = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    row, column = np.unravel_index(int(room.argmax()), room.shape)
+    points = max(10.0, np.sqrt(height * width) / 44)
+    line = points * visualizer.output.dpi / 72
+    # A letter is about 0.6 of the line's height wide; Detectron2 hangs the text below its point.
+    half = min(0.31 * line * len(text) + 2, width / 2)
+    x = float(np.clip(column, half, width - half))
+    y = float(np.clip(row - line / 2, 1, max(1.0, height - 1.4 * line)))
+    # Half way to white: legible on the black behind it, and still of its class.
+    tint = tuple((1 + value) / 2 for value in color)
+    visualizer.draw_text(text, (x, y), font_size=points, color=tint)
 
 
 def _to_bitmask(segmentation: Any, shape: tuple[int, int]) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import cv2
 import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.structures import Instances
@@ -24,6 +25,8 @@ def draw_steps(
 ) -> np.ndarray:
     """Draw the masks of the same detections after different numbers of steps, side by side.
 
+    The picture itself is shown in grey.
+
     Args:
         image: ``(H, W, 3)`` uint8, RGB.
         masks: number of steps -> detections with "pred_classes", "scores" and boolean
@@ -36,5 +39,7 @@ def draw_steps(
         ``(H, W, 3)`` uint8, RGB; a heading over each picture.
     """
     headings = ["1 step" if count == 1 else f"{count} steps" for count in masks]
-    pictures = [draw_instances(image, instances, metadata) for instances in masks.values()]
+    # On grey the masks alone carry colour, so that small changes between steps are seen.
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    pictures = [draw_instances(grey, instances, metadata) for instances in masks.values()]
     return picture_grid([pictures], headings=headings, cell_width=cell_width)
