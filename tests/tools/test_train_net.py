@@ -66,7 +66,10 @@ def test_output_folder_that_is_a_file(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, launch would use it")
-def test_two_processes_train_on_a_cpu(tiny_data: Path, tmp_path: Path) -> None:
+def test_two_processes_train_on_a_cpu(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     # Batch normalisation across processes needs GPUs; here each has its own.
     argv = command(
         tmp_path,
