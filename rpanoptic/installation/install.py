@@ -26,8 +26,6 @@ from rpanoptic.installation.rules import MENDS, PRISTINE
 PREREQUISITES = {"torch": "torch", "torchvision": "torchvision", "setuptools": "setuptools"}
 PREREQUISITES["wheel"] = "wheel"
 
-_UNINSTALL = "To have it replaced, run 'pip uninstall detectron2' and then this again."
-
 
 def ensure_detectron2(
     archive: Path | None = None,
@@ -50,31 +48,20 @@ def ensure_detectron2(
     Raises:
         InstallError: with the reason; then nothing was changed.
     """
-    found = probe()
+    found = probe(modules=())  # whose it is, before the slow imports
     if found.location is None and found.error:
         raise InstallError(f"Cannot tell whether there is a Detectron2 already: {found.error}.")
     if found.location is not None and found.revision is None:
-        return _keep_users(found, say)
+        return _keep_users(probe(), say)
     if found.distribution and found.location is None:
         raise InstallError(
             f"A distribution detectron2 {found.distribution} is installed, but there is no package"
-            f" to import. {_UNINSTALL}"
+            " to import. Run 'pip uninstall detectron2' and then this again."
         )
     if found.revision is not None and not reinstall:
-        changed = changed_files(found)
-        if changed:
-            raise InstallError(
-                f"The installed detectron2 {found.distribution} was changed by hand in"
-                f" {len(changed)} file(s), first {changed[0]}. Pass --reinstall to replace it."
-            )
+        _refuse_if_changed(found)
         if found.revision == REVISION and _is_mended(found.location):
-            if found.error:
-                raise InstallError(
-                    f"The installed detectron2 {found.distribution} cannot be imported"
-                    f" ({found.error}). Mend that package, or pass --reinstall."
-                )
-            say(f"detectron2 {found.distribution} is installed and works: nothing to do.")
-            return found
+            return _keep_ours(probe(), say)
         say(f"Replacing detectron2 {found.distribution} by {DIST_VERSION}.")
         reinstall = True
     _check_prerequisites()
@@ -87,6 +74,25 @@ def ensure_detectron2(
 def _is_mended(package: Path | None) -> bool:
     """Whether all mends of today are in a folder; a checkout may be newer than its revision."""
     return package is not None and all(s is State.APPLIED for _, s in states(package, MENDS))
+
+
+def _refuse_if_changed(found: Found) -> None:
+    changed = changed_files(found)
+    if changed:
+        raise InstallError(
+            f"The installed detectron2 {found.distribution} was changed by hand in"
+            f" {len(changed)} file(s), first {changed[0]}. Pass --reinstall to replace it."
+        )
+
+
+def _keep_ours(found: Found, say: Callable[[str], None]) -> Found:
+    if found.error:
+        raise InstallError(
+            f"The installed detectron2 {found.distribution} cannot be imported ({found.error})."
+            " Install its dependencies: python -m pip install -r requirements.txt"
+        )
+    say(f"detectron2 {found.distribution} is installed and works: nothing to do.")
+    return found
 
 
 def _keep_users(found: Found, say: Callable[[str], None]) -> Found:
@@ -150,8 +156,11 @@ def changed_files(found: Found) -> list[str]:
         Their paths as in the distribution's RECORD; missing files are among them.
     """
     assert found.info is not None and found.location is not None
+    listing = found.info / "RECORD"
+    if not listing.is_file():
+        return [f"{found.info.name}/RECORD"]
     changed = []
-    with (found.info / "RECORD").open(newline="", encoding="utf-8") as record:
+    with listing.open(newline="", encoding="utf-8") as record:
         for name, checksum, _ in csv.reader(record):
             if not checksum.startswith("sha256="):
                 continue  # compiled files and RECORD itself have none

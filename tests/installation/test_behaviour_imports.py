@@ -76,6 +76,28 @@ def test_rotated_boxes_name_their_operator():
         ROIAlignRotated((2, 2), 1.0, 0)(torch.zeros(1, 1, 8, 8), torch.zeros(1, 6))
 
 
+WITHOUT_STUB = """
+import sys, torch
+sys.modules["detectron2._C"] = None  # makes its import fail
+from detectron2.layers import DeformConv, ROIAlignRotated, rotated_boxes
+DeformConv(1, 1, kernel_size=1)(torch.ones(1, 1, 2, 2), torch.zeros(1, 2, 2, 2))
+boxes = torch.tensor([[5.0, 5.0, 4.0, 2.0, 30.0]])
+for use in (
+    lambda: rotated_boxes.pairwise_iou_rotated(boxes, boxes),
+    lambda: ROIAlignRotated((2, 2), 1.0, 0)(torch.zeros(1, 1, 8, 8), torch.zeros(1, 6)),
+):
+    try:
+        use()
+    except ImportError:
+        continue
+    raise AssertionError("the operator is not there, yet it ran")
+"""
+
+
+def test_layers_import_without_any_compiled_module():
+    subprocess.run([sys.executable, "-W", "ignore", "-c", WITHOUT_STUB], check=True)
+
+
 def test_deformable_convolution_runs_on_the_cpu():
     from detectron2.layers import DeformConv
 

@@ -186,6 +186,20 @@ def test_one_that_would_not_import_is_not_installed(
     assert snapshot(site_packages(python)) == before
 
 
+def test_ours_that_does_not_import_is_explained(
+    mended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "RECORD").write_text("")
+    error = "ModuleNotFoundError: No module named 'fvcore'"
+    found = Found(mended, "", DIST_VERSION, tmp_path, error)
+    monkeypatch.setattr(install, "probe", lambda **_: found)
+    with pytest.raises(InstallError, match=r"'fvcore'\)\. Install its dependencies"):
+        install.ensure_detectron2()
+    (tmp_path / "RECORD").unlink()
+    with pytest.raises(InstallError, match=r"changed by hand in 1 file\(s\), first .*/RECORD"):
+        install.ensure_detectron2()
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_check_of_ours(whole: bool, mended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     info = tmp_path / "info"
@@ -214,6 +228,21 @@ def test_an_older_revision_is_replaced(tmp_path: Path, monkeypatch: pytest.Monke
     install.ensure_detectron2(say=said.append)
     assert calls == ["installed"]
     assert said[0] == f"Replacing detectron2 {version} by {DIST_VERSION}."
+
+
+def test_unmended_files_of_the_same_revision_are_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    old = write_package(tmp_path)  # as after a mend was added and the revision forgotten
+    (tmp_path / "RECORD").write_text("")
+    found = Found(old / "detectron2", "0.6", DIST_VERSION, tmp_path, error="")
+    calls: list[bool] = []
+    monkeypatch.setattr(install, "probe", lambda **_: found)
+    monkeypatch.setattr(
+        install, "_install", lambda archive, reinstall, say: calls.append(reinstall)
+    )
+    install.ensure_detectron2(say=lambda line: None)
+    assert calls == [True]
 
 
 def test_a_distribution_without_its_package_is_named(monkeypatch: pytest.MonkeyPatch):
