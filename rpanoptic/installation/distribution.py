@@ -12,7 +12,7 @@ from rpanoptic.installation.mend import Mend
 from rpanoptic.installation.run import run_module
 
 # Count up whenever a mend changes: an installation of an older revision is then replaced.
-REVISION = 2
+REVISION = 3
 
 DIST_VERSION = f"{VERSION}+rpanoptic.{REVISION}"
 

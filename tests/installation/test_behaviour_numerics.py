@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 
 from tests.installation.behaviour import needs_our_detectron2
@@ -124,6 +125,27 @@ def test_polygon_masks():
     assert PolygonMasks([[square], []]).nonempty().tolist() == [True, False]
 
 
+def test_resized_masks_are_read_without_a_warning():
+    from detectron2.data import detection_utils as utils
+    from detectron2.data.transforms import ResizeTransform
+    from detectron2.structures import BoxMode
+
+    mask = np.zeros((4, 4), dtype="uint8")
+    mask[:2] = 1
+    annotation = {"bbox": [0, 0, 4, 2], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    annotation["segmentation"] = mask_util.encode(np.asfortranarray(mask))
+    resize = ResizeTransform(4, 4, 8, 8)
+    annotation = utils.transform_instance_annotations(annotation, resize, (8, 8))
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = utils.annotations_to_instances([annotation], (8, 8), mask_format="bitmask")
+    finally:
+        torch.set_warn_always(False)
+    assert found.gt_masks.tensor.sum() == 4 * 8
+
+
 def test_panoptic_picture_is_drawn(dataset: str):
     from detectron2.utils.visualizer import Visualizer
 
@@ -191,9 +213,17 @@ def test_pascal_voc_is_read_and_evaluated(tmp_path: Path):
     assert precision == pytest.approx(1.0)
 
 
-def test_old_mask_pasting():
+def test_old_mask_pasting(monkeypatch: pytest.MonkeyPatch):
+    from detectron2.layers import mask_ops
     from detectron2.layers.mask_ops import paste_mask_in_image_old
 
+    array = np.array
+
+    def array_of_numpy_2(*args, copy: bool = True, **options):
+        assert copy, "NumPy 2 raises if copy=False but a copy is needed"
+        return array(*args, copy=copy, **options)
+
+    monkeypatch.setattr(mask_ops.np, "array", array_of_numpy_2)
     mask = paste_mask_in_image_old(torch.ones(4, 4), torch.tensor([1.0, 1, 2, 3]), 6, 6, 0.5)
     assert mask.sum() == 2 * 3  # the box's ends are pixels that belong to it
     assert mask[1:4, 1:3].all()

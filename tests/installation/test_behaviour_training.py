@@ -19,7 +19,7 @@ import torch  # noqa: E402
 from detectron2.config import CfgNode, get_cfg  # noqa: E402
 from detectron2.data import build_detection_train_loader  # noqa: E402
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, hooks, launch  # noqa: E402
-from detectron2.solver import LRMultiplier, LRScheduler  # noqa: E402
+from detectron2.solver import LRMultiplier, LRScheduler, build_lr_scheduler  # noqa: E402
 
 
 class Line(torch.nn.Module):
@@ -153,6 +153,7 @@ def test_state_of_pytorchs_own_schedule_is_kept():
     other.load_state_dict(state)
     assert other.scheduler.last_epoch == 3
     assert issubclass(LRMultiplier, LRScheduler)
+    assert build_lr_scheduler.__annotations__["return"] is LRScheduler
 
 
 def test_two_processes_on_the_cpu(tmp_path: Path):

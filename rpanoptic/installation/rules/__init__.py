@@ -23,6 +23,7 @@ PRISTINE = {
     "data/common.py": "d6b8742417abc897f5faa190db1341bbe7b2940d",
     "data/datasets/coco.py": "ed4f7ccb20efa3b54c719783e279c381ca5d8587",
     "data/datasets/pascal_voc.py": "dbbf82cb96442bfa0cf05ed0f4dddf3645434b7e",
+    "data/detection_utils.py": "2707eb430f4474c4a8a8968e5bf4caf2124d9f36",
     "data/transforms/transform.py": "de44b991d7ab0d920ffb769e1402f08e358d37f7",
     "engine/defaults.py": "8f95145172209dc27f908b77b8246646882461d9",
     "engine/hooks.py": "d9898e84f428377b6ba11a34080e136d2bccb752",

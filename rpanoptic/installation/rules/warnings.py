@@ -59,6 +59,18 @@ RULES = (
         '"Will use their intersection',
     ),
     Rule(
+        name="writable-masks",
+        need=Need.QUIET,
+        file="data/detection_utils.py",
+        why="A mask that Pillow resized may not be written to: PyTorch gets a copy of it.",
+        edits=(
+            Edit(
+                "torch.from_numpy(np.ascontiguousarray(x)) for x in masks",
+                'torch.from_numpy(np.array(x, order="C")) for x in masks',
+            ),
+        ),
+    ),
+    Rule(
         name="gather-without-typed-storage",
         need=Need.QUIET,
         file="utils/comm.py",
