@@ -107,6 +107,22 @@ def test_evaluators_warn_without_deprecated_calls(dataset: str):
         SemSegEvaluator(dataset, distributed=False, num_classes=2, ignore_label=255)
 
 
+@pytest.mark.filterwarnings("error::DeprecationWarning")
+def test_lvis_and_coco_data_warn_without_deprecated_calls(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    from detectron2.data.datasets import load_sem_seg
+    from detectron2.evaluation.lvis_evaluation import _evaluate_predictions_on_lvis
+
+    assert np.isnan(_evaluate_predictions_on_lvis(None, [], "bbox")["AP"])
+    for name in ("images/a.jpg", "images/b.jpg", "maps/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    records = load_sem_seg(str(tmp_path / "maps"), str(tmp_path / "images"))
+    assert [Path(record["file_name"]).name for record in records] == ["a.jpg"]
+    assert "intersection of 1 files" in caplog.text
+
+
 def test_mapper_may_skip_a_picture():
     from detectron2.data.common import MapDataset
 

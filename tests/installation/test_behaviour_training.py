@@ -46,6 +46,10 @@ class LineTrainer(DefaultTrainer):
     def build_train_loader(cls, cfg: CfgNode) -> list[torch.Tensor]:
         return [torch.tensor([[1.0], [2.0]])] * 10
 
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> list[torch.Tensor]:
+        return []
+
     def build_writers(self) -> list:
         return []
 
@@ -89,6 +93,15 @@ def test_checkpoint_holds_all_states(tmp_path: Path):
     assert saved["trainer"]["_trainer"]["optimizer"]["state"][0]["momentum_buffer"].abs() > 0
     assert saved["trainer"]["hooks"]["LRScheduler"]["last_epoch"] == 3
     assert saved["trainer"]["_trainer"]["iteration"] == 2
+
+
+@pytest.mark.filterwarnings("error::DeprecationWarning")
+def test_a_missing_evaluator_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    cfg = config(tmp_path, 3)
+    cfg.DATASETS.TEST = ("none",)
+    with caplog.at_level(logging.WARNING):
+        assert not LineTrainer.test(cfg, Line())
+    assert "No evaluator found" in caplog.text
 
 
 def test_checkpoint_of_unmended_v06_loads_with_a_warning(
