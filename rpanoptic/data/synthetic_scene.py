@@ -16,12 +16,14 @@ MIN_SIZE = 64
 
 # Limits of what is drawn. Lengths are fractions of the picture's side.
 _MAX_REGIONS = 3
-_MAX_THINGS = 5
-_DIAMETERS = (0.18, 0.45)
+_MAX_THINGS = 4
+_DIAMETERS = (0.26, 0.52)
+# Hues of a class of things, radians around its own: colour hints at the class, shape settles it.
+_HUE_SPREAD = 0.8
 _ATTEMPTS = 12
 # A thing may leave the picture, and others may hide it, but not more than this.
 _MIN_INSIDE = 0.7
-_MIN_VISIBLE = 1 / 3
+_MIN_VISIBLE = 1 / 2
 _MIN_THING_PIXELS = 40
 _MIN_STUFF_SHARE = 0.02
 _SHADOW = 0.3
@@ -45,9 +47,9 @@ class Scene:
 
 
 def draw_scene(size: int, rng: np.random.Generator) -> Scene:
-    """Draw a picture with 1 to 3 stuff regions and 1 to 5 things.
+    """Draw a picture with 1 to 3 stuff regions and 1 to 4 things.
 
-    Every thing shows at least a third of its shape and 40 pixels, every stuff region a fiftieth
+    Every thing shows at least half of its shape and 40 pixels, every stuff region a fiftieth
     of the picture.
 
     Args:
@@ -79,7 +81,7 @@ def draw_scene(size: int, rng: np.random.Generator) -> Scene:
             full_areas[len(segments)] = area
             index_map = candidate
             segments.append(thing)
-            tones.append(_thing_color(tones, rng))
+            tones.append(_thing_color(thing, tones, rng))
             _paint(canvas, coverage, tones[-1], rng)
             break
     return Scene(_photograph(canvas, rng), index_map, tuple(segments))
@@ -98,7 +100,7 @@ def _background(
     span = np.zeros((3, 256), dtype=np.float32)
     for index, item in enumerate(stuff):
         lightness, chroma, hue = rng.uniform((80, 6, 0), (93, 24, 2 * np.pi))
-        darker = lightness - rng.uniform(13, 22)
+        darker = lightness - rng.uniform(18, 28)
         low, high = _colors([(darker, chroma + 4, hue), (lightness, chroma, hue)])
         dark[:, index], span[:, index] = low, high - low
         blend += TEXTURES[item.name](size, rng) * (index_map == index)
@@ -136,9 +138,11 @@ def _colors(lch: npt.ArrayLike) -> Field:
     return np.clip(cv2.cvtColor(lab[None], cv2.COLOR_LAB2RGB)[0], 0, 1)
 
 
-def _thing_color(tones: list[Field], rng: np.random.Generator) -> Field:
-    """Of four random colours, the one farthest from every colour already in the picture."""
-    choices = _colors(rng.uniform((46, 34, 0), (74, 60, 2 * np.pi), size=(4, 3)))
+def _thing_color(thing: SyntheticClass, tones: list[Field], rng: np.random.Generator) -> Field:
+    """Of four colours of its class, the one farthest from every colour already in the picture."""
+    hue = 2 * np.pi * THINGS.index(thing) / len(THINGS)
+    low, high = (46, 34, hue - _HUE_SPREAD), (74, 60, hue + _HUE_SPREAD)
+    choices = _colors(rng.uniform(low, high, size=(4, 3)))
     distances = np.abs(choices[:, None] - np.stack(tones)).sum(axis=-1)
     return choices[distances.min(axis=1).argmax()]
 

@@ -45,7 +45,7 @@ def stripes(size: int, rng: np.random.Generator) -> Field:
 def checks(size: int, rng: np.random.Generator) -> Field:
     """A chequerboard in any direction."""
     u, v = _rotated(size, rng.uniform(0, np.pi))
-    scale = np.float32(2 * np.pi / rng.uniform(0.15, 0.25))
+    scale = np.float32(2 * np.pi / rng.uniform(0.13, 0.19))
     shift = rng.uniform(0, 2 * np.pi, size=2).astype(np.float32)
     return _soft_step(3.5 * np.sin(u * scale + shift[0]) * np.sin(v * scale + shift[1]))
 
