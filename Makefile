@@ -15,6 +15,10 @@ CHECK_PYTHON := import sys; v = sys.version_info[:2]; \
 	f"{sys.executable} is Python {v[0]}.{v[1]}; rpanoptic needs 3.10, 3.11 or 3.12. \
 	Try: make PYTHON=python3.11 ...")
 
+# Threads that wait by spinning take the cores from whatever else runs on the machine, and from each
+# other: with few and busy cores everything then takes several times as long.
+export OMP_WAIT_POLICY := PASSIVE
+
 .PHONY: demo test install clean
 
 demo: install

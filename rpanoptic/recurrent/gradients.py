@@ -107,7 +107,7 @@ class RBP(GradientMethod):
 
 @GRADIENTS.register("crbp")
 class CRBP(RBP):
-    """Contractor RBP: RBP, with the Lipschitz coefficient penalty that keeps F contractive.
+    """Contractor RBP: RBP, with the Lipschitz coefficient penalty that pushes F to contract.
 
     Linsley et al., NeurIPS 2020. The penalty is a term of the loss, see
     :class:`rpanoptic.recurrent.penalty.LipschitzPenalty`.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rpanoptic.recurrent.cells.parts import check_choice
+from rpanoptic.recurrent.checks import check_choice
 from rpanoptic.recurrent.state import State, to_tensors
 
 REDUCTIONS = ("sum", "mean", "per_sample")

@@ -10,11 +10,11 @@ from rpanoptic.recurrent.cells.gala import GALA
 from rpanoptic.recurrent.cells.parts import (
     NONLINEARITIES,
     cell_norm,
-    check_choice,
     check_kernel_size,
     conv,
     init_gate_biases_,
 )
+from rpanoptic.recurrent.checks import check_choice
 
 
 @CELLS.register("hgru")

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rpanoptic.recurrent.checks import check_choice
+
 NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": F.softplus,
     "tanh": torch.tanh,
@@ -18,13 +20,6 @@ NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
 NORMS = ("GN", "")
 BIAS_INITS = ("chrono", "legacy")
 MAX_GROUPS = 32
-
-
-def check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
-    """Raise a ValueError that lists the known values unless ``value`` is one of them."""
-    if value not in known:
-        names = ", ".join(repr(name) for name in known)
-        raise ValueError(f"{option} must be one of {names}; got {value!r}")
 
 
 def conv(
