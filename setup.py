@@ -1,5 +1,6 @@
 """Packaging of rpanoptic. Settings of the development tools stand in pyproject.toml."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -10,9 +11,26 @@ VERSION = re.search(
     r'^__version__ = "([^"]+)"', (ROOT / "rpanoptic" / "__init__.py").read_text(), re.MULTILINE
 ).group(1)
 
+
+
+def detectron2_requirements() -> list[str]:
+    """What the wheel of Detectron2 asks for, read without importing the package."""
+    source = (ROOT / "rpanoptic" / "installation" / "distribution.py").read_text()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "REQUIRES":
+            return list(ast.literal_eval(node.value))
+    raise RuntimeError("rpanoptic/installation/distribution.py has no REQUIRES")
+
+
 # cv2 comes in several distributions that overwrite each other (opencv-python, its headless twin,
 # a system package), so none is forced on a user who already has one.
 OPENCV = ["opencv-python-headless>=4.5"]
+# The official panopticapi module, for the panoptic quality. This package of it needs NumPy 1, and
+# would overwrite a panopticapi that was installed from its source.
+PANOPTIC = ["panopticapi-lite>=0.2"]
+# What Detectron2 imports. tools/install_detectron2.py then installs Detectron2 itself, which is
+# not on PyPI under its own name. A Detectron2 built from source brings these along.
+DETECTRON2 = detectron2_requirements()
 DEV = ["pytest>=8", "ruff>=0.9", "mypy>=1.14", "types-tabulate", "types-tqdm"]
 
 setup(
@@ -26,22 +44,26 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["rpanoptic", "rpanoptic.*"]),
     package_data={"rpanoptic": ["py.typed"]},
-    # Detectron2 itself is not on PyPI under its own name: tools/install_detectron2.py, or a
-    # build from its source.
     install_requires=[
-        "torch>=2.1",
-        "torchvision>=0.16",
+        # Before 2.6, loading a checkpoint with weights_only could still run code (CVE-2025-32434).
+        "torch>=2.6",
+        "torchvision>=0.21",
         "numpy>=1.23",
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.7",
         "yacs>=0.1.8",
         "pycocotools>=2.0.6",
-        "panopticapi-lite>=0.2",
         "Pillow>=9.4",
         "tabulate>=0.9",
         "tqdm>=4.60",
     ],
-    extras_require={"opencv": OPENCV, "dev": DEV, "all": OPENCV + DEV},
+    extras_require={
+        "opencv": OPENCV,
+        "panoptic": PANOPTIC,
+        "detectron2": DETECTRON2,
+        "dev": DEV,
+        "all": OPENCV + PANOPTIC + DETECTRON2 + DEV,
+    },
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",
