@@ -18,13 +18,15 @@ from rpanoptic.installation.distribution import (
     install_wheel,
 )
 from rpanoptic.installation.errors import InstallError
-from rpanoptic.installation.mend import State, mend_tree, states
+from rpanoptic.installation.mend import Need, Rule, State, mend_tree, states
 from rpanoptic.installation.probe import Found, probe
 from rpanoptic.installation.rules import MENDS, PRISTINE
 
 # What the archive's setup.py and the packing need: module -> name for pip.
 PREREQUISITES = {"torch": "torch", "torchvision": "torchvision", "setuptools": "setuptools"}
 PREREQUISITES["wheel"] = "wheel"
+
+_DEPENDENCIES = 'from the folder of this repository: python -m pip install -e ".[detectron2]"'
 
 
 def ensure_detectron2(
@@ -89,7 +91,7 @@ def _keep_ours(found: Found, say: Callable[[str], None]) -> Found:
     if found.error:
         raise InstallError(
             f"The installed detectron2 {found.distribution} cannot be imported ({found.error})."
-            " Install its dependencies: python -m pip install -r requirements.txt"
+            f" Install its dependencies, {_DEPENDENCIES}"
         )
     say(f"detectron2 {found.distribution} is installed and works: nothing to do.")
     return found
@@ -106,7 +108,28 @@ def _keep_users(found: Found, say: Callable[[str], None]) -> Found:
     say(f"Keeping your own Detectron2 {found.version} in {found.location}: it works.")
     if found.distribution and found.info is None:
         say(f"It hides the installed distribution detectron2 {found.distribution}.")
+    if found.location is not None:
+        _say_known_faults(found.location, say)
     return found
+
+
+def _say_known_faults(package: Path, say: Callable[[str], None]) -> None:
+    """Name the faults of v0.6 that a user's own Detectron2 still has.
+
+    Mends that only silence a warning, and files that stand in for operators that were not
+    compiled, say nothing of an own build.
+    """
+    needed = [
+        mend
+        for mend, state in states(package, MENDS)
+        if state is State.NEEDED and isinstance(mend, Rule) and mend.need is not Need.QUIET
+    ]
+    if not needed:
+        return
+    say("It was left as it is. rpanoptic mends these faults in its own installation of 0.6:")
+    width = max(len(mend.name) for mend in needed)
+    for mend in needed:
+        say(f"  {mend.name:<{width}}  {mend.why}")
 
 
 def _check_prerequisites() -> None:
@@ -114,7 +137,7 @@ def _check_prerequisites() -> None:
     if missing:
         raise InstallError(
             f"Detectron2 needs {', '.join(missing)} first. Run:"
-            f" python -m pip install {' '.join(missing)}"
+            f" python -m pip install {' '.join(missing)}\nThen, {_DEPENDENCIES}"
         )
 
 
@@ -140,8 +163,7 @@ def _install(archive: Path | None, reinstall: bool, say: Callable[[str], None]) 
         if trial.error:
             raise InstallError(
                 f"The mended Detectron2 cannot be imported here ({trial.error}), so it was not"
-                " installed. Install its dependencies first: python -m pip install -r"
-                " requirements.txt"
+                f" installed. Install its dependencies first, {_DEPENDENCIES}"
             )
         install_wheel(build_wheel(unpacked, MENDS, built), reinstall=reinstall)
 

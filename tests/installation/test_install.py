@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -72,7 +73,8 @@ def test_names_what_is_missing(bare_python: Path):
     done = run_script(bare_python)
     assert done.returncode == 2
     wanted = "torch torchvision setuptools wheel"
-    assert f"Run: python -m pip install {wanted}" in done.stderr
+    assert f"Run: python -m pip install {wanted}\n" in done.stderr
+    assert 'pip install -e ".[detectron2]"' in done.stderr
     assert "Traceback" not in done.stderr
     assert not (site_packages(bare_python) / "detectron2").exists()
     assert run_script(bare_python, "--check").returncode == 1
@@ -143,6 +145,23 @@ def test_checks_a_users_own(bare_python: Path, tmp_path: Path, pristine: Path):
     assert " not applicable: other text " in rows["np-bool-masks"]
 
 
+def test_names_the_faults_of_a_users_own(bare_python: Path, tmp_path: Path, pristine: Path):
+    own = write_package(tmp_path)
+    assert "It was left as it is" not in run_script(bare_python, pythonpath=[own]).stdout
+    package = own / "detectron2"
+    (package / "data.py").unlink()
+    (package / "data").mkdir()
+    (package / "data" / "__init__.py").write_text("")
+    shutil.copy(pristine / "data" / "common.py", package / "data")
+    before = snapshot(own)
+    done = run_script(bare_python, pythonpath=[own])
+    assert done.returncode == 0, done.stderr
+    rule = next(mend for mend in MENDS if mend.name == "sample-from-list")
+    lines = [line.split(maxsplit=1) for line in done.stdout.splitlines() if line.startswith("  ")]
+    assert lines == [[rule.name, rule.why]]
+    assert snapshot(own) == before
+
+
 def test_leaves_a_users_broken_one_alone(full_python: Path, tmp_path: Path):
     source = write_package(tmp_path, "raise ImportError('libcudart.so.9 is missing')\n")
     before, installed = snapshot(source), snapshot(site_packages(full_python))
@@ -183,6 +202,7 @@ def test_one_that_would_not_import_is_not_installed(
     done = run_script(python, "--archive", archive)
     assert done.returncode == 2
     assert "No module named 'yacs'), so it was not installed" in done.stderr
+    assert 'pip install -e ".[detectron2]"' in done.stderr
     assert snapshot(site_packages(python)) == before
 
 
