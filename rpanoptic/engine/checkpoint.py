@@ -7,16 +7,15 @@ import logging
 import os
 import pickle
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from rpanoptic.engine.array_pickle import RefusedPickleError, load_arrays
 from rpanoptic.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -114,7 +113,7 @@ class PanopticCheckpointer(DetectionCheckpointer):
         """Read a file into ``{"model": weights, ...}``; the format follows from its ending."""
         path = Path(filename)
         if path.suffix == ".pkl":
-            return _caffe2_or_zoo(_guarded(_read_pickle, path))
+            return _guarded(_read_pickle, path)
         data = _guarded(_read_torch, path)
         if path.suffix == ".pyth":
             # Only pycls writes this ending.
@@ -170,16 +169,14 @@ def _guarded(read: Callable[[Path], Any], path: Path) -> dict[str, Any]:
     """Call ``read(path)``; whatever stops it becomes a CheckpointError that names the file."""
     try:
         data = read(path)
+    except RefusedPickleError as error:
+        raise _refused(path, str(error)) from error
     except pickle.UnpicklingError as error:
         # PyTorch's message is long and advises to load without the restriction.
         found = re.search(r"GLOBAL (\S+)|[Ff]unction (\S+) was not an allowed", str(error))
         if found is None:
             raise CheckpointError(f"checkpoint {path} is damaged or cut short: {error}") from error
-        name = found.group(1) or found.group(2)
-        raise CheckpointError(
-            f"checkpoint {path} is refused: it holds {name}, and loading that could run code. "
-            "Only tensors, arrays and plain containers are accepted."
-        ) from error
+        raise _refused(path, found.group(1) or found.group(2)) from error
     except Exception as error:
         # Damaged archives raise RuntimeError, EOFError, KeyError, UnicodeDecodeError and others.
         raise CheckpointError(f"checkpoint {path} is damaged or cut short: {error}") from error
@@ -190,47 +187,29 @@ def _guarded(read: Callable[[Path], Any], path: Path) -> dict[str, Any]:
     return data
 
 
+def _refused(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint {path} is refused: it holds {what}, and loading that could run code. "
+        "Only tensors, arrays and plain containers are accepted."
+    )
+
+
 def _read_torch(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _read_pickle(path: Path) -> Any:
     with path.open("rb") as stream:
-        # Old model-zoo files were written by Python 2, whose strings are bytes.
-        return _ArrayUnpickler(stream, encoding="latin1").load()
+        return _caffe2_or_zoo(load_arrays(stream))
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles NumPy arrays, scalars and plain containers, and refuses every other class."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        # NumPy 2 moved numpy.core to numpy._core; files of either kind exist.
-        admitted: dict[str, Any] = {
-            "numpy.ndarray": np.ndarray,
-            "numpy.dtype": np.dtype,
-            "collections.OrderedDict": OrderedDict,
-            "_codecs.encode": _encode_latin1,
-        }
-        plain = f"{module.replace('numpy._core', 'numpy.core')}.{name}"
-        if plain in admitted:
-            return admitted[plain]
-        if plain in ("numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar"):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
-
-
-def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
-    """Bytes as Python 3 pickles them for Python 2; any other codec has no business here."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"GLOBAL _codecs.encode({encoding})")
-    return text.encode("latin1")
-
-
-def _caffe2_or_zoo(data: dict[str, Any]) -> dict[str, Any]:
+def _caffe2_or_zoo(data: Any) -> Any:
     """Bring a model-zoo or a Caffe2 pickle into the form of a checkpoint."""
-    if "model" in data and "__author__" in data:
+    if not isinstance(data, dict) or ("model" in data and "__author__" in data):
         return data
     weights = data.get("blobs", data)
+    if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
+        raise ValueError("its weights are not listed by name")
     weights = {key: value for key, value in weights.items() if not key.endswith("_momentum")}
     return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
 
