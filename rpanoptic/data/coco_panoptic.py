@@ -21,11 +21,13 @@ from rpanoptic.data.panoptic_format import (
     stuff_labels,
     thing_annotation,
 )
+from rpanoptic.data.panoptic_json import load_panoptic_json
 from rpanoptic.data.parallel import map_in_processes
 from rpanoptic.data.paths import write_atomically
 from rpanoptic.errors import DatasetError
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_GREYSCALE = 0  # a colour type of PNG
 # The chunk that ends every PNG: no data, its name, its checksum.
 _PNG_END = b"\x00\x00\x00\x00IEND\xae\x42\x60\x82"
 
@@ -74,13 +76,16 @@ def prepare_coco_panoptic(
         progress: whether to show a progress bar.
 
     Raises:
-        DatasetError: a file is missing, damaged or contradicts another; the message names it.
+        DatasetError: a file is missing, damaged or contradicts another, or an output would go
+            to where an input lies; the message names it.
     """
     content = load_panoptic_json(panoptic_json)
     if not panoptic_root.is_dir():
         raise DatasetError(
             f"{panoptic_root}: no such folder; the panoptic PNGs of {panoptic_json} belong there."
         )
+    _refuse_own_input(panoptic_root, sem_seg_root, "the semantic PNGs", "the panoptic PNGs")
+    _refuse_own_input(panoptic_json, instances_json, "the instance JSON", "the panoptic JSON")
     thing_ids = {item["id"] for item in content["categories"] if item["isthing"]}
     need_instances = overwrite or not instances_json.exists()
     if not need_instances:
@@ -117,41 +122,10 @@ def prepare_coco_panoptic(
     )
 
 
-def load_panoptic_json(path: Path) -> dict[str, Any]:
-    """Read a COCO panoptic JSON and check that its parts fit together.
-
-    Raises:
-        DatasetError: there is no such file, it is no panoptic JSON, or an annotation names an
-            image or category that the file lacks.
-    """
-    try:
-        content = json.loads(path.read_text())
-        categories = {item["id"]: item["isthing"] for item in content["categories"]}
-        images = {item["id"]: (item["width"], item["height"]) for item in content["images"]}
-        annotations = [
-            (item["file_name"], item["image_id"], item["segments_info"])
-            for item in content["annotations"]
-        ]
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(
-            f"{path}: no COCO panoptic JSON ({type(error).__name__}: {error})."
-        ) from None
-    seen: set[int] = set()
-    for file_name, image_id, segments in annotations:
-        if image_id not in images:
-            raise DatasetError(f"{path}: {file_name} belongs to image {image_id}, which is absent.")
-        if image_id in seen:
-            raise DatasetError(f"{path}: image {image_id} has two annotations.")
-        seen.add(image_id)
-        for segment in segments:
-            if segment["category_id"] not in categories:
-                raise DatasetError(
-                    f"{path}: segment {segment['id']} of {file_name} has category "
-                    f"{segment['category_id']}, which is not among the file's categories."
-                )
-    return content
+def _refuse_own_input(source: Path, target: Path, made: str, read: str) -> None:
+    """Keep an output from taking the place of an input, which is there."""
+    if target.exists() and target.samefile(source):
+        raise DatasetError(f"{target}: {made} would overwrite {read}. Name another place for them.")
 
 
 def check_things_only(path: Path, thing_ids: set[int]) -> None:
@@ -170,8 +144,8 @@ def check_things_only(path: Path, thing_ids: set[int]) -> None:
     if found != thing_ids:
         raise DatasetError(
             f"{path}: its categories must be the {len(thing_ids)} thing categories; superfluous: "
-            f"{sorted(found - thing_ids)}, missing: {sorted(thing_ids - found)}. Move the file "
-            "away to have it made from the panoptic PNGs."
+            f"{sorted(found - thing_ids, key=str)}, missing: {sorted(thing_ids - found)}. "
+            "Move the file away to have it made from the panoptic PNGs."
         )
 
 
@@ -255,20 +229,20 @@ def _convert(
 
 
 def _is_whole_png(path: Path, size: tuple[int, int]) -> bool:
-    """Whether a PNG of this (width, height) is there to its last byte, told without decoding."""
+    """Whether a semantic PNG of this (width, height) is there to its last byte.
+
+    Told without decoding, from its header (8-bit greyscale, as we write them) and its end.
+    """
+    header = struct.pack(">IIBB", *size, 8, _GREYSCALE)
+    expected = _PNG_SIGNATURE + struct.pack(">I4s", 13, b"IHDR") + header
     try:
         with path.open("rb") as file:
-            head = file.read(24)
+            head = file.read(len(expected))
             file.seek(-len(_PNG_END), io.SEEK_END)
             tail = file.read()
-    except (FileNotFoundError, OSError):
+    except OSError:
         return False
-    return (
-        len(head) == 24
-        and head.startswith(_PNG_SIGNATURE)
-        and struct.unpack(">II", head[16:]) == size
-        and tail == _PNG_END
-    )
+    return head == expected and tail == _PNG_END
 
 
 def _write_instances(

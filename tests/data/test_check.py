@@ -243,6 +243,20 @@ def test_the_sample_is_spread_from_the_first_to_the_last_picture(coco):
         path.write_bytes(data)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_pngs": 2}, "opened a sample of 2 of 4 pictures"),
+        ({"max_pngs": None}, "opened all 4 pictures"),
+        ({}, "opened all 4 pictures"),
+    ],
+)
+def test_the_log_says_how_many_were_opened(coco, caplog, options, said):
+    with caplog.at_level(logging.INFO, logger="rpanoptic"):
+        check_dataset(NAME, **options)
+    assert said in caplog.text
+
+
 def test_a_dataset_without_files_passes():
     name = "rpanoptic_test_no_files"
     DatasetCatalog.register(name, list)

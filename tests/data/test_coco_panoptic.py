@@ -97,6 +97,33 @@ def test_a_png_of_another_size_is_redone(coco):
     assert Image.open(target).size == (24, 16)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "P", "1", "I;16", "LA"])
+def test_a_png_of_another_kind_is_redone(coco, mode):
+    _prepare(coco)
+    target = coco / "panoptic_stuff_val2017/000001.png"
+    whole = target.read_bytes()
+    Image.new(mode, (24, 16)).save(target)
+    assert target.read_bytes() != whole
+    assert _prepare(coco).written == 1
+    assert target.read_bytes() == whole
+
+
+def test_an_output_in_the_place_of_an_input_is_refused(coco):
+    (coco / "link").symlink_to(coco / "panoptic_val2017")
+    annotations = coco / "annotations/panoptic_val2017.json"
+    instances = coco / "annotations/instances_val2017.json"
+    sources = annotations, coco / "panoptic_val2017"
+    before = {path: path.read_bytes() for path in coco.rglob("*.*")}
+    for output, made in ((coco / "panoptic_val2017", instances), (coco / "link", instances)):
+        with pytest.raises(DatasetError, match=f"{output}: the semantic PNGs would overwrite"):
+            prepare_coco_panoptic(*sources, output, made, overwrite=True, progress=False)
+    with pytest.raises(DatasetError, match="the instance JSON would overwrite the panoptic JSON"):
+        prepare_coco_panoptic(
+            *sources, coco / "semantic", annotations, overwrite=True, progress=False
+        )
+    assert {path: path.read_bytes() for path in coco.rglob("*.*")} == before
+
+
 def test_files_do_not_depend_on_workers(tmp_path):
     results = []
     for workers in (1, 2):
