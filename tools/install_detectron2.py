@@ -42,7 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         if arguments.check:
-            return 0 if check() else 1
+            lines: list[str] = []
+            sound = check(lines.append)
+            # In one piece: a reader such as "head" may stop before the end.
+            sys.stdout.write("\n".join(lines) + "\n")
+            return 0 if sound else 1
         ensure_detectron2(arguments.archive, reinstall=arguments.reinstall)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
