@@ -22,6 +22,7 @@ from torch import nn
 
 from rpanoptic.data import PanopticDatasetMapper
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
+from rpanoptic.engine.cpu_norm import replace_sync_batch_norm
 from rpanoptic.engine.hooks import PictureGrid, RecurrenceLogger
 from rpanoptic.engine.optimizers import build_optimizer
 from rpanoptic.evaluation import build_evaluators
@@ -44,6 +45,8 @@ class Trainer(DefaultTrainer):
         super(DefaultTrainer, self).__init__()
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
+        if comm.get_world_size() > 1 and cfg.MODEL.DEVICE == "cpu":
+            replace_sync_batch_norm(model)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         on_cpu = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
