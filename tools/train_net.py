@@ -14,10 +14,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import default_argument_parser
 
 from rpanoptic.engine import check_process_count, check_run, setup_config
-from rpanoptic.engine.run import run
+from rpanoptic.engine.launch import launch_run
 from rpanoptic.errors import UserError
 
 
@@ -35,14 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cfg = setup_config(args.config_file, args.opts)
         check_process_count(args.num_gpus)
         check_run(cfg, eval_only=args.eval_only)
-        launch(
-            run,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(cfg, args),
-        )
+        launch_run(cfg, args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -70,16 +70,36 @@ def test_two_processes_train_on_a_cpu(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    # Batch normalisation across processes needs GPUs; here each has its own.
-    argv = command(
-        tmp_path,
-        "--dist-url",
-        "auto",
-        MODEL__RECURRENT__MASK_HEAD__OUTPUT_NORM="BN",
-        RPANOPTIC__PICTURES=0,
-    )
+    # With the normalisation that the configs ship.
+    argv = command(tmp_path, "--dist-url", "auto", RPANOPTIC__PICTURES=0)
     argv[argv.index("--num-gpus") + 1] = "2"
     assert train_net.main(argv) == 0
     last = json.loads((tmp_path / "metrics.json").read_text().splitlines()[-1])
     assert last["iteration"] == 2
     assert "panoptic_seg/PQ" in last
+    assert (
+        "naiveSyncBN_N takes its place in roi_heads.mask_head.output_norm"
+        in (tmp_path / "log.txt").read_text()
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, launch would use it")
+def test_bad_input_of_two_processes_is_one_message_and_status_2(
+    tiny_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    weights = tmp_path / "other.pth"
+    torch.save({"model": {"another.weight": torch.zeros(2)}}, weights)
+    argv = command(tmp_path / "out", "--dist-url", "auto", MODEL__WEIGHTS=weights)
+    argv[argv.index("--num-gpus") + 1] = "2"
+    assert train_net.main(argv) == 2
+    error = capfd.readouterr().err
+    assert error.count("error: ") == 1
+    last = error[error.index("error: ") :]
+    assert last.startswith(f"error: nothing in checkpoint {weights} fits the model")
+    assert "Traceback" not in last
+    # Logging of earlier tests may have complained of its closed stream; the processes must not.
+    assert "ProcessRaisedException" not in error
