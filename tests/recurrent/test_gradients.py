@@ -184,3 +184,12 @@ def test_nothing_is_kept_alive(backward: bool) -> None:
 def test_unknown_method_lists_the_known() -> None:
     with pytest.raises(ValueError, match=r"unknown gradient method 'cbp'; known: bptt, crbp, rbp"):
         RecurrentBlock(contractive_hgru(0), gradient="cbp")
+
+
+def test_the_update_gate_has_no_gradient_at_an_equilibrium() -> None:
+    """h* = (1 - g2) h* + g2 h~ means h* = h~, whatever the gate g2: README says so."""
+    cell, drive, weights = problem("hgru", seed=11)
+    block = RecurrentBlock(cell, steps=400, gradient="rbp", adjoint=EXACT)
+    (flat(block(drive).state) * weights).sum().backward()
+    assert float(cell.update_gate.weight.grad.norm()) < 1e-10
+    assert float(cell.excitation.weight.grad.norm()) > 1e-2
