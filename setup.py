@@ -12,7 +12,6 @@ VERSION = re.search(
 ).group(1)
 
 
-
 def detectron2_requirements() -> list[str]:
     """What the wheel of Detectron2 asks for, read without importing the package."""
     source = (ROOT / "rpanoptic" / "installation" / "distribution.py").read_text()
