@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
+
+from rpanoptic.data.paths import write_atomically
 
 _GAP = 8
 _HEADING_HEIGHT = 34
@@ -60,12 +62,9 @@ def save_png(path: str | Path, picture: np.ndarray) -> Path:
         the path.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        Image.fromarray(picture).save(temporary, format="PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format="PNG")
+    write_atomically(path, stream.getvalue())
     return path
 
 

@@ -65,11 +65,10 @@ def test_png_is_written_whole(tmp_path: Path) -> None:
 def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = save_png(tmp_path / "a.png", plain(2, 2, 9))
 
-    def fail(self: Image.Image, path: Path, **_: object) -> None:
-        Path(path).write_bytes(b"half")
+    def fail(self: Path, target: Path) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", fail)
+    monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="no space"):
         save_png(file, plain(2, 2, 1))
     assert list(tmp_path.iterdir()) == [file]
