@@ -15,6 +15,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from rpanoptic.data.paths import write_atomically
 from rpanoptic.engine.array_pickle import RefusedPickleError, load_arrays
 from rpanoptic.errors import CheckpointError
 
@@ -22,6 +23,13 @@ logger = logging.getLogger(__name__)
 
 # How many keys of each kind an error lists before it only counts the rest.
 _LISTED_KEYS = 4
+# What depends on the number of classes: it may differ where a training starts.
+_PREDICTORS = (
+    "roi_heads.box_predictor.",
+    "roi_heads.mask_head.predictor.",
+    "sem_seg_head.predictor.",
+)
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class PanopticCheckpointer(DetectionCheckpointer):
@@ -31,9 +39,10 @@ class PanopticCheckpointer(DetectionCheckpointer):
     that needs anything else is refused.
 
     Loading is strict or lenient. Resuming is always strict: every weight must be there, with its
-    shape. Lenient loading is for starting a training from other weights (a backbone, another
-    number of classes); what does not fit is logged, and only a file of which nothing fits is an
-    error. ``resume_or_load(..., strict=True)`` makes the other case strict too.
+    shape. Lenient loading is for starting a training from other weights: a backbone, a model with
+    another number of classes or another head. What is new or left over is logged; but no weight
+    may have another shape, except in the predictors of classes, and at least half of the
+    backbone's must load. ``resume_or_load(..., strict=True)`` makes this case strict too.
 
     Args:
         model: the model to load into and to save.
@@ -106,8 +115,7 @@ class PanopticCheckpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note which file of the folder is the last checkpoint."""
-        with _replacing(Path(self.save_dir) / "last_checkpoint") as stream:
-            stream.write(last_filename_basename.encode())
+        write_atomically(Path(self.save_dir) / "last_checkpoint", last_filename_basename.encode())
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         """Read a file into ``{"model": weights, ...}``; the format follows from its ending."""
@@ -126,36 +134,77 @@ class PanopticCheckpointer(DetectionCheckpointer):
         return data if "model" in data else {"model": data}
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        heuristic = bool(checkpoint.get("matching_heuristics", False))
         try:
             incompatible = super()._load_model(checkpoint)
         except (AttributeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"checkpoint {self._path} does not hold the weights of a model: {error}"
             ) from error
-        missing = [k for k in incompatible.missing_keys if not k.endswith("num_batches_tracked")]
-        wrong = [
-            f"{key} (here {tuple(here)}, in the model {tuple(wanted)})"
+        self._judge(incompatible, heuristic=heuristic)
+        return incompatible
+
+    def _judge(self, incompatible: Any, *, heuristic: bool) -> None:
+        """Refuse what does not fit; see the class for how much must."""
+        wrong = {
+            key: f"{key} (here {tuple(here)}, in the model {tuple(wanted)})"
             for key, here, wanted in incompatible.incorrect_shapes
-        ]
+        }
         # A weight of another shape is not loaded, so PyTorch reports it as missing too.
-        misshapen = {key for key, _, _ in incompatible.incorrect_shapes}
-        missing = [k for k in missing if k not in misshapen]
+        missing = [k for k in incompatible.missing_keys if k not in wrong]
         unexpected = list(incompatible.unexpected_keys)
-        if self._strict and (missing or wrong or unexpected):
+        # The running mean and variance may be made up for old files, or be absent from them.
+        weights = [k for k in self.model.state_dict() if not k.endswith(_STATISTICS)]
+        loaded = set(weights) - set(missing) - set(wrong)
+        backbone = [k for k in weights if k.startswith("backbone.")]
+        lists = _listed("weights that the model lacks", unexpected)
+        lists += _listed("weights of another shape", list(wrong.values()))
+        if self._strict:
+            missing = [k for k in missing if not k.endswith("num_batches_tracked")]
+            if missing or wrong or unexpected:
+                raise CheckpointError(
+                    f"checkpoint {self._path} is of another architecture than the config."
+                    + _listed("weights that it lacks", missing)
+                    + lists
+                )
+        elif weights and not loaded:
+            raise CheckpointError(f"nothing in checkpoint {self._path} fits the model." + lists)
+        elif misfits := [text for key, text in wrong.items() if not key.startswith(_PREDICTORS)]:
             raise CheckpointError(
-                f"checkpoint {self._path} is of another architecture than the config."
+                f"checkpoint {self._path} is of another architecture than the config; only "
+                "predictors of classes may differ in shape."
+                + _listed("weights of another shape", misfits)
                 + _listed("weights that it lacks", missing)
                 + _listed("weights that the model lacks", unexpected)
-                + _listed("weights of another shape", wrong)
             )
-        wanted_keys = set(self.model.state_dict())
-        if wanted_keys and not wanted_keys - set(incompatible.missing_keys) - misshapen:
+        elif backbone and 2 * len(loaded.intersection(backbone)) < len(backbone):
+            absent = [k for k in backbone if k not in loaded]
             raise CheckpointError(
-                f"nothing in checkpoint {self._path} fits the model."
-                + _listed("weights that the model lacks", unexpected)
-                + _listed("weights of another shape", wrong)
+                f"checkpoint {self._path} is of another architecture than the config: it fills "
+                f"{len(backbone) - len(absent)} of the backbone's {len(backbone)} weights."
+                + _listed("weights that it lacks", absent)
+                + lists
             )
-        return incompatible
+        elif not heuristic and (new := _new_modules(missing, loaded)):
+            # A file with heuristics holds a backbone alone, where all else is new as a rule.
+            logger.warning(
+                "Checkpoint %s lacks these modules, which start untrained: %s",
+                self._path,
+                ", ".join(new),
+            )
+
+
+def _new_modules(missing: list[str], loaded: set[str]) -> list[str]:
+    """The outermost modules of which weights are missing and none is loaded."""
+    known = {key[:end] for key in loaded for end, sign in enumerate(key) if sign == "."}
+    found: dict[str, None] = {}
+    for key in missing:
+        parts = key.split(".")
+        outermost = (".".join(parts[:count]) for count in range(1, len(parts)))
+        name = next((name for name in outermost if name not in known), None)
+        if name is not None:
+            found[name] = None
+    return list(found)
 
 
 def _listed(what: str, keys: list[str]) -> str:
@@ -216,7 +265,11 @@ def _caffe2_or_zoo(data: Any) -> Any:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A stream to a temporary file that takes the place of ``path`` once it is complete."""
+    """A stream to a temporary file that takes the place of ``path`` once it is complete.
+
+    A checkpoint may be as large as the memory, so it is not put together there first, as
+    :func:`rpanoptic.data.paths.write_atomically` would need it.
+    """
     temporary = path.with_name(f".{path.name}.partial")
     try:
         with temporary.open("wb") as stream:

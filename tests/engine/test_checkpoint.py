@@ -173,14 +173,74 @@ def test_long_lists_are_cut(tmp_path: Path) -> None:
         PanopticCheckpointer(make_model()).resume_or_load(str(file), strict=True)
 
 
-def test_lenient_loading_keeps_what_fits(tmp_path: Path) -> None:
+def make_detector(
+    classes: int = 3, width: int = 4, *, head: str = "mask_fcn1", depth: int = 2
+) -> nn.Module:
+    """Layers under the names that Detectron2 gives them."""
+    blocks = [nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width)) for _ in range(depth)]
+    mask_head = nn.ModuleDict({head: nn.Linear(4, 4), "predictor": nn.Linear(4, classes)})
+    return nn.ModuleDict(
+        {
+            "backbone": nn.Sequential(*blocks),
+            "roi_heads": nn.ModuleDict(
+                {"box_predictor": nn.Linear(4, classes + 1), "mask_head": mask_head}
+            ),
+            "sem_seg_head": nn.ModuleDict({"predictor": nn.Linear(4, classes)}),
+        }
+    )
+
+
+def start_from(file: Path, weights: nn.Module, model: nn.Module) -> None:
+    torch.save({"model": weights.state_dict()}, file)
+    PanopticCheckpointer(model).resume_or_load(str(file), resume=False)
+
+
+def test_training_starts_from_a_model_of_other_classes(tmp_path: Path) -> None:
+    source, model = make_detector(classes=80), make_detector(classes=3)
+    before = model["roi_heads"]["box_predictor"].weight.clone()
+    start_from(tmp_path / "model.pth", source, model)
+    assert same_weights(source["backbone"], model["backbone"])
+    assert torch.equal(before, model["roi_heads"]["box_predictor"].weight)
+
+
+def test_training_starts_from_a_model_with_another_head(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, model = make_detector(), make_detector(head="recurrence")
+    start_from(tmp_path / "model.pth", source, model)
+    assert same_weights(source["backbone"], model["backbone"])
+    (warning,) = [r.getMessage() for r in caplog.records if "start untrained" in r.getMessage()]
+    assert warning.endswith(": roi_heads.mask_head.recurrence")
+
+
+def test_training_from_weights_of_another_shape_is_refused(tmp_path: Path) -> None:
+    # A head of the same width, so that much of the file would fit.
+    with pytest.raises(CheckpointError, match="another architecture") as error:
+        start_from(tmp_path / "model.pth", make_detector(width=8), make_detector())
+    assert "backbone.0.0.weight (here (8, 8), in the model (4, 4))" in str(error.value)
+
+
+def test_training_from_a_backbone_of_another_depth_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.pth"
-    torch.save({"model": make_model(width=4, seed=1).state_dict()}, file)
-    model = make_model(width=3, seed=2)
-    head = model.head.weight.clone()
-    PanopticCheckpointer(model).resume_or_load(str(file))
-    assert torch.equal(model.body.weight, make_model(seed=1).body.weight)
-    assert torch.equal(model.head.weight, head)
+    with pytest.raises(CheckpointError, match=r"4 of the backbone's 12 weights") as error:
+        start_from(file, make_detector(depth=1), make_detector(depth=3))
+    assert "backbone.1.0.weight" in str(error.value)
+    start_from(file, make_detector(depth=2), make_detector(depth=3))
+
+
+def test_training_starts_from_a_backbone_without_statistics(tmp_path: Path) -> None:
+    # As the ImageNet files of Detectron2's model zoo are: names by suffix, no running means.
+    source, model = make_detector(), make_detector()
+    state = {
+        name: value.numpy()
+        for name, value in source["backbone"].state_dict().items()
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    }
+    file = tmp_path / "R-50.pkl"
+    data = {"model": state, "__author__": "MSRA", "matching_heuristics": True}
+    file.write_bytes(pickle.dumps(data))
+    PanopticCheckpointer(model).resume_or_load(str(file), resume=False)
+    assert same_weights(source["backbone"], model["backbone"])
 
 
 def test_file_of_which_nothing_fits(tmp_path: Path) -> None:

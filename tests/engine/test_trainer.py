@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from PIL import Image
 
@@ -151,6 +152,28 @@ def test_gradient_method_does_not_change_what_loads(
     weights = str(trained[0] / "model_final.pth")
     trainer = Trainer(tiny_cfg(tmp_path, MODEL__RECURRENT__MASK_HEAD__GRADIENT="bptt"))
     trainer.checkpointer.resume_or_load(weights, resume=False, strict=True)
+
+
+def test_baseline_starts_a_recurrent_training(
+    tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = build_model(tiny_cfg(tmp_path, MODEL__ROI_MASK_HEAD__NAME="MaskRCNNConvUpsampleHead"))
+    torch.save({"model": plain.state_dict()}, tmp_path / "plain.pth")
+    trainer = Trainer(tiny_cfg(tmp_path, MODEL__WEIGHTS=tmp_path / "plain.pth"))
+    trainer.resume_or_load(resume=False)
+    assert torch.equal(
+        trainer.model.roi_heads.mask_head.deconv.weight, plain.roi_heads.mask_head.deconv.weight
+    )
+    (warning,) = [r.getMessage() for r in caplog.records if "start untrained" in r.getMessage()]
+    assert f": {BLOCK}, roi_heads.mask_head.output_norm" in warning
+
+
+def test_wider_model_starts_no_training(tiny_data: Path, tmp_path: Path) -> None:
+    wide = build_model(tiny_cfg(tmp_path, MODEL__RESNETS__RES2_OUT_CHANNELS=16))
+    torch.save({"model": wide.state_dict()}, tmp_path / "wide.pth")
+    trainer = Trainer(tiny_cfg(tmp_path, MODEL__WEIGHTS=tmp_path / "wide.pth"))
+    with pytest.raises(CheckpointError, match=r"another architecture.*\n.*backbone"):
+        trainer.resume_or_load(resume=False)
 
 
 class OneStep:
