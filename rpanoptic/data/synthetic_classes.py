@@ -14,8 +14,8 @@ class SyntheticClass(NamedTuple):
     color: tuple[int, int, int]
 
 
-# A stuff region is told by its texture; its colours are random. A thing is told by its shape; each
-# class has a range of hues of its own that hints at it.
+# A stuff region is told by its texture alone; its colours are random. A thing is told by its shape
+# and by its hue: each class has a range of its own.
 THINGS = (
     SyntheticClass(1, "disk", True, (226, 106, 92)),
     SyntheticClass(2, "square", True, (78, 148, 214)),

@@ -18,7 +18,8 @@ MIN_SIZE = 64
 _MAX_REGIONS = 3
 _MAX_THINGS = 4
 _DIAMETERS = (0.26, 0.52)
-# Hues of a class of things, radians around its own: colour hints at the class, shape settles it.
+# Hues of a class of things, radians around its own. Neighbours' ranges hardly overlap: colour and
+# shape tell the class together, so that minutes of training suffice.
 _HUE_SPREAD = 0.8
 _ATTEMPTS = 12
 # A thing may leave the picture, and others may hide it, but not more than this.
