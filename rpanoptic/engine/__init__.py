@@ -1,14 +1,10 @@
 """Training, checkpoints, evaluation runs: what the command lines call."""
 
+from rpanoptic.engine.check import check_output_dir, check_process_count, check_run
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.optimizers import OPTIMIZERS, build_optimizer
 from rpanoptic.engine.predictor import Predictor
-from rpanoptic.engine.setup import (
-    check_output_dir,
-    check_process_count,
-    check_run,
-    setup_config,
-)
+from rpanoptic.engine.setup import setup_config
 from rpanoptic.engine.trainer import Trainer
 
 __all__ = [

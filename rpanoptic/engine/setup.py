@@ -1,11 +1,10 @@
-"""From a config file and overrides to a config that is sound, before anything is built."""
+"""From a config file and overrides to a config, with errors that name file and key."""
 
 from __future__ import annotations
 
 import difflib
 import logging
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,9 @@ from typing import Any
 import torch
 import yaml  # type: ignore[import-untyped]
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import MetadataCatalog
 
 from rpanoptic.config import add_rpanoptic_config
-from rpanoptic.data import check_dataset
 from rpanoptic.errors import ConfigError
-from rpanoptic.modeling import check_recurrent_node
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +41,8 @@ def setup_config(
         the config, not frozen.
 
     Raises:
-        ConfigError: the file is missing or not YAML, a key is unknown (the message names the
+        ConfigError: the file is missing or not YAML of keys and values, files build
+            on each other in a circle, a key is unknown (the message names the
             closest known keys) or a value has the wrong type.
     """
     cfg = get_cfg()
@@ -60,85 +57,12 @@ def setup_config(
     return cfg
 
 
-def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
-    """Check what a run needs besides its model, before the model is built.
-
-    Args:
-        cfg: config of the run.
-        eval_only: leave out the training sets.
-
-    Raises:
-        ConfigError: a recurrent block has an unknown part or an impossible number of steps;
-            ``OUTPUT_DIR`` cannot be written; no dataset is named; a head has another number of
-            classes than a panoptic dataset.
-        DatasetError: a dataset is unknown, missing or damaged.
-    """
-    for place, node in cfg.MODEL.RECURRENT.items():
-        check_recurrent_node(node, key=f"MODEL.RECURRENT.{place}")
-    check_output_dir(cfg.OUTPUT_DIR, key="OUTPUT_DIR")
-    needed = ["TEST"] if eval_only else ["TRAIN"]
-    for split in needed:
-        if not cfg.DATASETS[split]:
-            raise ConfigError(f"DATASETS.{split} is empty: name at least one dataset.")
-    names = [*cfg.DATASETS.TEST] if eval_only else [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    for name in dict.fromkeys(names):
-        check_dataset(name)
-        _check_class_counts(cfg, name)
-
-
-def _check_class_counts(cfg: CfgNode, name: str) -> None:
-    """The heads of a panoptic model must have as many classes as the dataset."""
-    metadata = MetadataCatalog.get(name)
-    if metadata.get("evaluator_type") != "coco_panoptic_seg":
-        return
-    for key, kind, counted in (
-        ("ROI_HEADS", "thing_classes", "things"),
-        ("SEM_SEG_HEAD", "stuff_classes", "stuff, the one for all things included"),
-    ):
-        wanted, given = len(metadata.get(kind, ())), cfg.MODEL[key].NUM_CLASSES
-        if wanted not in (0, given):
-            raise ConfigError(
-                f"MODEL.{key}.NUM_CLASSES is {given}, but dataset {name} has {wanted} classes "
-                f"of {counted}."
-            )
-
-
-def check_output_dir(path: str | Path, *, key: str) -> Path:
-    """Create a folder for results and make sure that a file can be written into it.
-
-    Args:
-        path: the folder; its parents are created too.
-        key: the config key or flag that named it, for the message.
-
-    Raises:
-        ConfigError: the folder cannot be created or written.
-    """
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConfigError(f"{key}: cannot write to the folder {folder}: {reason}.") from error
-    return folder
-
-
-def check_process_count(count: int) -> None:
-    """Check that there is a GPU for each process. Without any GPU, all run on the CPU.
-
-    Raises:
-        ConfigError: there are fewer GPUs than processes, but at least one.
-    """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if 0 < gpus < count:
-        raise ConfigError(f"--num-gpus {count}: PyTorch finds {gpus} here.")
-
-
 def _merge_file(cfg: CfgNode, path: Path) -> None:
     if not path.is_file():
         raise ConfigError(f"config file {path} does not exist.{_similar_files(path)}")
     try:
+        if _checked_content(path, ()) is None:
+            return  # An empty file changes nothing.
         # Detectron2 would allow YAML tags that execute code; a config needs none.
         cfg.merge_from_file(str(path), allow_unsafe=False)
     except yaml.YAMLError as error:
@@ -147,8 +71,48 @@ def _merge_file(cfg: CfgNode, path: Path) -> None:
         raise ConfigError(
             f"config file {path} builds on {error.filename}, which does not exist."
         ) from error
+    except ConfigError:
+        raise
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config file {path} is no text: {error}") from error
     except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
         raise _explained(error, cfg, path) from error
+
+
+def _checked_content(path: Path, above: tuple[Path, ...]) -> dict[str, Any] | None:
+    """Check the form of a config file and of those it builds on.
+
+    Args:
+        path: the file.
+        above: the files that build on it.
+
+    Returns:
+        its content, None if it is empty.
+    """
+    place = path.resolve()
+    if place in above:
+        chain = " -> ".join(str(file) for file in (*above[above.index(place) :], place))
+        raise ConfigError(f"_BASE_: config files build on each other in a circle: {chain}.")
+    content = yaml.safe_load(path.read_text())
+    if content is None:
+        return None
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"config file {path} holds a {type(content).__name__}, expected keys and values."
+        )
+    for base in _bases(content):
+        if not isinstance(base, str):
+            raise ConfigError(f"config file {path}: _BASE_ must be a file's name, got {base!r}.")
+        base_path = path.parent / Path(base).expanduser()
+        # What is not a local file is Detectron2's to fetch, and to miss.
+        if base_path.is_file() and _checked_content(base_path, (*above, place)) is None:
+            raise ConfigError(f"config file {path} builds on {base_path}, which is empty.")
+    return content
+
+
+def _bases(content: dict[str, Any]) -> list[Any]:
+    bases = content.get("_BASE_", [])
+    return bases if isinstance(bases, list) else [bases]
 
 
 def _merge_overrides(cfg: CfgNode, opts: list[str]) -> None:
@@ -221,8 +185,7 @@ def _files_with_key(path: Path, key: str) -> Iterator[Path]:
         node = node[part]
     else:
         yield path
-    bases = content.get("_BASE_", []) if isinstance(content, dict) else []
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in _bases(content) if isinstance(content, dict) else []:
         base_path = path.parent / Path(base).expanduser()
         if base_path.is_file():
             yield from _files_with_key(base_path, key)

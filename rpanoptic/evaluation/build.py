@@ -30,14 +30,24 @@ def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
     Raises:
         DatasetError: the dataset has no ``evaluator_type``, or one that is unknown.
     """
+    kind = check_evaluator_type(dataset_name)
+    folder = str(Path(cfg.OUTPUT_DIR) / "inference")
+    return DatasetEvaluators([build(cfg, dataset_name, folder) for build in EVALUATORS[kind]])
+
+
+def check_evaluator_type(dataset_name: str) -> str:
+    """The ``evaluator_type`` of a registered dataset, one of :data:`EVALUATORS`.
+
+    Raises:
+        DatasetError: the dataset has none, or one that is unknown.
+    """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind not in EVALUATORS:
         raise DatasetError(
             f"dataset {dataset_name}: its evaluator_type is {kind!r}; "
             f"known: {', '.join(sorted(EVALUATORS))}."
         )
-    folder = str(Path(cfg.OUTPUT_DIR) / "inference")
-    return DatasetEvaluators([build(cfg, dataset_name, folder) for build in EVALUATORS[kind]])
+    return kind
 
 
 def has_fast_coco_evaluation() -> bool:

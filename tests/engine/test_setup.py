@@ -1,21 +1,12 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
 
-from rpanoptic.engine.setup import (
-    check_output_dir,
-    check_process_count,
-    check_run,
-    closest,
-    setup_config,
-)
-from rpanoptic.errors import ConfigError, DatasetError
-from tests.engine.tiny import tiny_cfg
+from rpanoptic.engine.setup import closest, setup_config
+from rpanoptic.errors import ConfigError
 
 
 def write(path: Path, text: str) -> Path:
@@ -86,9 +77,42 @@ def test_missing_base_is_named(tmp_path: Path) -> None:
         setup_config(file)
 
 
-@pytest.mark.parametrize("text", ["a: [", "just words", ""])
+@pytest.mark.parametrize("text", ["a: [", "just words", "- 1\n- 2\n", "3", "_BASE_: 4\n"])
 def test_file_that_is_no_config(tmp_path: Path, text: str) -> None:
     file = write(tmp_path / "c.yaml", text)
+    with pytest.raises(ConfigError, match=str(file)):
+        setup_config(file)
+
+
+def test_empty_file_changes_nothing(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.yaml", "# nothing yet\n")
+    assert setup_config(file) == setup_config(None)
+
+
+def test_base_files_that_are_of_no_use(tmp_path: Path) -> None:
+    base = write(tmp_path / "base.yaml", "")
+    file = write(tmp_path / "c.yaml", "_BASE_: base.yaml\n")
+    with pytest.raises(ConfigError, match=rf"{file} builds on {base}, which is empty"):
+        setup_config(file)
+    write(base, "- 1\n")
+    with pytest.raises(ConfigError, match=rf"{base} holds a list"):
+        setup_config(file)
+
+
+@pytest.mark.parametrize("last", ["a.yaml", "b.yaml"])
+def test_base_files_in_a_circle(tmp_path: Path, last: str) -> None:
+    first = write(tmp_path / "a.yaml", "_BASE_: b.yaml\n")
+    second = write(tmp_path / "b.yaml", f"_BASE_: [{last}]\n")
+    with pytest.raises(ConfigError, match="in a circle") as error:
+        setup_config(first)
+    start = first if last == "a.yaml" else second
+    assert f"{start} -> " in str(error.value)
+    assert str(error.value).endswith(f" -> {start}.")
+
+
+def test_file_that_is_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=str(file)):
         setup_config(file)
 
@@ -114,76 +138,8 @@ def test_device_stays_where_a_gpu_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert setup_config(None).MODEL.DEVICE == "cuda"
 
 
-def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    check_process_count(2)
-    with pytest.raises(ConfigError, match="--num-gpus 3: PyTorch finds 2"):
-        check_process_count(3)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    check_process_count(3)
-
-
 def test_closest_prefers_siblings() -> None:
     known = ["A.B.STEPS", "A.B.STEPS_TEST", "A.B.CELL", "SOLVER.STEPS"]
     assert closest("A.B.STEP", known)[0] == "A.B.STEPS"
     assert "A.B.CELL" not in closest("A.B.STEP", known)
     assert closest("A.STEPS_TEST", known) == ["A.B.STEPS_TEST"]
-
-
-def test_output_folder_is_created(tmp_path: Path) -> None:
-    folder = check_output_dir(tmp_path / "a" / "b", key="OUTPUT_DIR")
-    assert folder.is_dir()
-    assert not any(folder.iterdir())
-
-
-def test_file_in_the_way_of_the_output_folder(tmp_path: Path) -> None:
-    file = write(tmp_path / "taken", "x")
-    for path in (file, file / "below"):
-        with pytest.raises(ConfigError, match=rf"OUTPUT_DIR.*{path}"):
-            check_output_dir(path, key="OUTPUT_DIR")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not stop root")
-def test_read_only_output_folder(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(ConfigError, match=r"OUTPUT_DIR.*Permission denied"):
-        check_output_dir(tmp_path, key="OUTPUT_DIR")
-
-
-def test_sound_run_passes(tmp_path: Path, tiny_data: Path) -> None:
-    check_run(tiny_cfg(tmp_path / "out"))
-    assert (tmp_path / "out").is_dir()
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("MODEL.RECURRENT.MASK_HEAD.STEPS", 0, r"MASK_HEAD\.STEPS must be at least 1"),
-        ("MODEL.RECURRENT.MASK_HEAD.CELL", "hgrru", r"MASK_HEAD\.CELL.*known: .*hgru"),
-        ("MODEL.RECURRENT.MASK_HEAD.GRADIENT", "crpb", r"MASK_HEAD\.GRADIENT.*known: .*crbp"),
-        ("MODEL.ROI_HEADS.NUM_CLASSES", 80, r"ROI_HEADS\.NUM_CLASSES is 80.*has 4"),
-        ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 54, r"SEM_SEG_HEAD\.NUM_CLASSES is 54.*has 5"),
-        ("DATASETS.TRAIN", (), r"DATASETS\.TRAIN is empty"),
-    ],
-)
-def test_faults_found_before_anything_is_built(
-    tmp_path: Path, tiny_data: Path, key: str, value: object, message: str
-) -> None:
-    cfg = tiny_cfg(tmp_path, **{key.replace(".", "__"): value})
-    with pytest.raises(ConfigError, match=message):
-        check_run(cfg)
-
-
-def test_unknown_dataset_names_close_ones(tmp_path: Path, tiny_data: Path) -> None:
-    cfg = tiny_cfg(tmp_path, DATASETS__TEST=("synthetic_panoptic_vall",))
-    with pytest.raises(DatasetError, match="synthetic_panoptic_val"):
-        check_run(cfg)
-
-
-def test_evaluation_needs_no_training_set(tmp_path: Path, tiny_data: Path) -> None:
-    cfg = tiny_cfg(tmp_path, DATASETS__TRAIN=("no_such_dataset",))
-    assert "no_such_dataset" not in DatasetCatalog
-    check_run(cfg, eval_only=True)
-    with pytest.raises(DatasetError, match="no_such_dataset"):
-        check_run(cfg)

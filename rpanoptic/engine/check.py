@@ -1,0 +1,120 @@
+"""Whether a run can start: its parts, folders, processes and datasets, before any is built."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_MASK_HEAD_REGISTRY
+
+from rpanoptic.data import check_dataset
+from rpanoptic.engine.setup import closest
+from rpanoptic.errors import ConfigError
+from rpanoptic.evaluation import check_evaluator_type
+from rpanoptic.modeling import check_recurrent_node
+
+
+def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
+    """Check what a run needs besides its model, before the model is built.
+
+    Args:
+        cfg: config of the run.
+        eval_only: leave out the training sets.
+
+    Raises:
+        ConfigError: a recurrent block has an unknown part or an impossible number of steps;
+            ``OUTPUT_DIR`` cannot be written; no dataset is named; a head has another number of
+            classes than a panoptic dataset; the architecture, the backbone or the mask head is
+            not registered; mixed precision is asked for without a GPU.
+        DatasetError: a dataset is unknown, missing or damaged, or no evaluator is known for a
+            test set's type.
+    """
+    _check_parts(cfg, eval_only=eval_only)
+    for place, node in cfg.MODEL.RECURRENT.items():
+        check_recurrent_node(node, key=f"MODEL.RECURRENT.{place}")
+    check_output_dir(cfg.OUTPUT_DIR, key="OUTPUT_DIR")
+    needed = ["TEST"] if eval_only else ["TRAIN"]
+    for split in needed:
+        if not cfg.DATASETS[split]:
+            raise ConfigError(f"DATASETS.{split} is empty: name at least one dataset.")
+    names = [*cfg.DATASETS.TEST] if eval_only else [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    for name in dict.fromkeys(names):
+        check_dataset(name)
+        _check_class_counts(cfg, name)
+    for name in cfg.DATASETS.TEST:
+        check_evaluator_type(name)
+
+
+def _check_parts(cfg: CfgNode, *, eval_only: bool) -> None:
+    """The parts that the config names must be registered, and go together."""
+    model = cfg.MODEL
+    parts = [
+        ("MODEL.META_ARCHITECTURE", model.META_ARCHITECTURE, META_ARCH_REGISTRY),
+        ("MODEL.BACKBONE.NAME", model.BACKBONE.NAME, BACKBONE_REGISTRY),
+    ]
+    if model.MASK_ON:
+        parts.append(("MODEL.ROI_MASK_HEAD.NAME", model.ROI_MASK_HEAD.NAME, ROI_MASK_HEAD_REGISTRY))
+    for key, name, registry in parts:
+        known = sorted(entry for entry, _ in registry)
+        if name not in known:
+            close = closest(name, known)
+            hint = f" Did you mean {' or '.join(close)}?" if close else ""
+            raise ConfigError(f"{key} {name!r} is unknown; known: {', '.join(known)}.{hint}")
+    if model.META_ARCHITECTURE == "PanopticFPN" and not model.MASK_ON:
+        raise ConfigError("MODEL.MASK_ON is False, but a PanopticFPN merges the masks of things.")
+    if cfg.SOLVER.AMP.ENABLED and not eval_only and not model.DEVICE.startswith("cuda"):
+        raise ConfigError(
+            f"SOLVER.AMP.ENABLED needs a GPU, but MODEL.DEVICE is {model.DEVICE}: set it to False."
+        )
+
+
+def _check_class_counts(cfg: CfgNode, name: str) -> None:
+    """The heads of a panoptic model must have as many classes as the dataset."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("evaluator_type") != "coco_panoptic_seg":
+        return
+    for key, kind, counted in (
+        ("ROI_HEADS", "thing_classes", "things"),
+        ("SEM_SEG_HEAD", "stuff_classes", "stuff, the one for all things included"),
+    ):
+        wanted, given = len(metadata.get(kind, ())), cfg.MODEL[key].NUM_CLASSES
+        if wanted not in (0, given):
+            raise ConfigError(
+                f"MODEL.{key}.NUM_CLASSES is {given}, but dataset {name} has {wanted} classes "
+                f"of {counted}."
+            )
+
+
+def check_output_dir(path: str | Path, *, key: str) -> Path:
+    """Create a folder for results and make sure that a file can be written into it.
+
+    Args:
+        path: the folder; its parents are created too.
+        key: the config key or flag that named it, for the message.
+
+    Raises:
+        ConfigError: the folder cannot be created or written.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"{key}: cannot write to the folder {folder}: {reason}.") from error
+    return folder
+
+
+def check_process_count(count: int) -> None:
+    """Check that there is a GPU for each process. Without any GPU, all run on the CPU.
+
+    Raises:
+        ConfigError: there are fewer GPUs than processes, but at least one.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if 0 < gpus < count:
+        raise ConfigError(f"--num-gpus {count}: PyTorch finds {gpus} here.")

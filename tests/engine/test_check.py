@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from rpanoptic.engine.check import check_output_dir, check_process_count, check_run
+from rpanoptic.errors import ConfigError, DatasetError
+from tests.engine.tiny import tiny_cfg
+
+
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_process_count(2)
+    with pytest.raises(ConfigError, match="--num-gpus 3: PyTorch finds 2"):
+        check_process_count(3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    check_process_count(3)
+
+
+def test_output_folder_is_created(tmp_path: Path) -> None:
+    folder = check_output_dir(tmp_path / "a" / "b", key="OUTPUT_DIR")
+    assert folder.is_dir()
+    assert not any(folder.iterdir())
+
+
+def test_file_in_the_way_of_the_output_folder(tmp_path: Path) -> None:
+    file = tmp_path / "taken"
+    file.write_text("x")
+    for path in (file, file / "below"):
+        with pytest.raises(ConfigError, match=rf"OUTPUT_DIR.*{path}"):
+            check_output_dir(path, key="OUTPUT_DIR")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not stop root")
+def test_read_only_output_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConfigError, match=r"OUTPUT_DIR.*Permission denied"):
+        check_output_dir(tmp_path, key="OUTPUT_DIR")
+
+
+def test_sound_run_passes(tmp_path: Path, tiny_data: Path) -> None:
+    check_run(tiny_cfg(tmp_path / "out"))
+    assert (tmp_path / "out").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("MODEL.RECURRENT.MASK_HEAD.STEPS", 0, r"MASK_HEAD\.STEPS must be at least 1"),
+        ("MODEL.RECURRENT.MASK_HEAD.CELL", "hgrru", r"MASK_HEAD\.CELL.*known: .*hgru"),
+        ("MODEL.RECURRENT.MASK_HEAD.GRADIENT", "crpb", r"MASK_HEAD\.GRADIENT.*known: .*crbp"),
+        ("MODEL.ROI_HEADS.NUM_CLASSES", 80, r"ROI_HEADS\.NUM_CLASSES is 80.*has 4"),
+        ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 54, r"SEM_SEG_HEAD\.NUM_CLASSES is 54.*has 5"),
+        ("DATASETS.TRAIN", (), r"DATASETS\.TRAIN is empty"),
+        (
+            "MODEL.ROI_MASK_HEAD.NAME",
+            "RecurrentMaskHead",
+            r"ROI_MASK_HEAD\.NAME 'RecurrentMaskHead' is unknown; known: .*MaskRCNNConvUpsample.*"
+            r"Did you mean RecurrentMaskRCNNHead",
+        ),
+        ("MODEL.META_ARCHITECTURE", "PanopticFNP", r"META_ARCHITECTURE.*mean PanopticFPN"),
+        ("MODEL.BACKBONE.NAME", "resnet", r"BACKBONE\.NAME 'resnet'.*build_resnet_fpn_backbone"),
+        ("MODEL.MASK_ON", False, r"MASK_ON is False"),
+        ("SOLVER.AMP.ENABLED", True, r"AMP\.ENABLED needs a GPU"),
+    ],
+)
+def test_faults_found_before_anything_is_built(
+    tmp_path: Path, tiny_data: Path, key: str, value: object, message: str
+) -> None:
+    cfg = tiny_cfg(tmp_path, **{key.replace(".", "__"): value})
+    with pytest.raises(ConfigError, match=message):
+        check_run(cfg)
+
+
+def test_unknown_dataset_names_close_ones(tmp_path: Path, tiny_data: Path) -> None:
+    cfg = tiny_cfg(tmp_path, DATASETS__TEST=("synthetic_panoptic_vall",))
+    with pytest.raises(DatasetError, match="synthetic_panoptic_val"):
+        check_run(cfg)
+
+
+def test_evaluation_needs_no_training_set(tmp_path: Path, tiny_data: Path) -> None:
+    cfg = tiny_cfg(tmp_path, DATASETS__TRAIN=("no_such_dataset",))
+    assert "no_such_dataset" not in DatasetCatalog
+    check_run(cfg, eval_only=True)
+    with pytest.raises(DatasetError, match="no_such_dataset"):
+        check_run(cfg)
+
+
+def test_test_set_of_an_unknown_type_is_found_before_the_training(
+    tmp_path: Path, tiny_data: Path
+) -> None:
+    name = "check_test_unknown_type"
+    DatasetCatalog.register(name, list)
+    MetadataCatalog.get(name).set(evaluator_type="lvis_x")
+    try:
+        cfg = tiny_cfg(tmp_path, DATASETS__TEST=(name,))
+        with pytest.raises(DatasetError, match=rf"{name}.*'lvis_x'; known: .*coco"):
+            check_run(cfg)
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
