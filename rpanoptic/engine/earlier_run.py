@@ -1,0 +1,47 @@
+"""Keeping the records of two runs in one folder apart."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+# What a run adds to, or takes for its own, if it finds it.
+_RECORDS = ("metrics.json", "last_checkpoint")
+
+
+def set_earlier_run_aside(folder: Path) -> list[Path]:
+    """Rename the metrics of an earlier run, and its note of the last checkpoint, if there are any.
+
+    ``metrics.json`` becomes ``metrics.1.json`` and ``last_checkpoint`` becomes
+    ``last_checkpoint.1``, or both take the first number that neither has yet. Checkpoints stay
+    where they are, until the new run writes one of the same name.
+
+    Args:
+        folder: ``OUTPUT_DIR`` of a run that starts anew.
+
+    Returns:
+        the new names.
+    """
+    there = [folder / name for name in _RECORDS if (folder / name).is_file()]
+    if not there:
+        return []
+    number = next(
+        n
+        for n in itertools.count(1)
+        if not any(_numbered(folder / r, n).exists() for r in _RECORDS)
+    )
+    aside = [path.rename(_numbered(path, number)) for path in there]
+    logger.warning(
+        "%s holds an earlier run, and without --resume this one starts anew: %s. Checkpoints of "
+        "the same name will be overwritten.",
+        folder,
+        ", ".join(f"{a.name} is now {b.name}" for a, b in zip(there, aside, strict=True)),
+    )
+    return aside
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}.{number}{path.suffix}")
