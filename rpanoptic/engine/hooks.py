@@ -1,12 +1,10 @@
-"""Hooks of the trainer: what the recurrent blocks did, and a picture of what the model sees."""
+"""Hooks of the trainer: what the recurrent blocks did."""
 
 from __future__ import annotations
 
-from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from torch import Tensor, nn
 
-from rpanoptic.engine.pictures import draw_predictions
 from rpanoptic.recurrent import RecurrentBlock
 
 
@@ -43,26 +41,6 @@ class RecurrenceLogger(HookBase):
         # No backward pass, no adjoint; no foreground box, no sample.
         if values is not None and values.numel():
             self.trainer.storage.put_scalar(name, values.float().mean().item())
-
-
-class PictureGrid(HookBase):
-    """After the last evaluation, draws input, ground truth and prediction of a few pictures.
-
-    They are the first ``RPANOPTIC.PICTURES`` of the first test set, in
-    ``OUTPUT_DIR/predictions.png``. To be registered in the main process only.
-
-    Args:
-        cfg: config of the run.
-    """
-
-    def __init__(self, cfg: CfgNode) -> None:
-        self._cfg = cfg
-
-    def after_train(self) -> None:
-        """Draw, unless the training was cut short."""
-        if self.trainer.iter < self.trainer.max_iter:
-            return
-        draw_predictions(self._cfg, unwrapped(self.trainer.model))
 
 
 def recurrent_blocks(model: nn.Module) -> dict[str, RecurrentBlock]:

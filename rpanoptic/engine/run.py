@@ -13,8 +13,11 @@ from detectron2.engine import default_setup
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch import nn
 
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
+from rpanoptic.engine.earlier_run import set_earlier_run_aside
+from rpanoptic.engine.hooks import unwrapped
 from rpanoptic.engine.pictures import draw_predictions
 from rpanoptic.engine.trainer import Trainer
 from rpanoptic.errors import CheckpointError
@@ -24,8 +27,9 @@ logger = logging.getLogger(__name__)
 
 
 def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
-    """Train, or with ``args.eval_only`` evaluate; log the table of results.
+    """Train, or with ``args.eval_only`` evaluate; log the table of results and draw pictures.
 
+    A training that is not resumed sets the metrics of an earlier one in ``OUTPUT_DIR`` aside.
     Every process of a distributed run calls this. The inputs are expected to have passed
     :func:`rpanoptic.engine.check_run`.
 
@@ -44,21 +48,30 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
     default_setup(cfg, args)
     # Detectron2 has set up its own loggers; ours write to the same console and file.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rpanoptic")
-    results = _evaluate(cfg, resume=args.resume) if args.eval_only else _train(cfg, args.resume)
-    if results is not None:
-        logger.info("Results in percent:\n%s", summary_table(results))
+    if args.eval_only:
+        model, results = _evaluate(cfg, resume=args.resume)
+    else:
+        model, results = _train(cfg, resume=args.resume)
+    if comm.is_main_process():
+        if results is not None:
+            logger.info("Results in percent:\n%s", summary_table(results))
+        _draw(cfg, model)
     return results
 
 
-def _train(cfg: CfgNode, resume: bool) -> dict[str, Any] | None:
+def _train(cfg: CfgNode, *, resume: bool) -> tuple[nn.Module, dict[str, Any] | None]:
+    if not resume and comm.is_main_process():
+        set_earlier_run_aside(Path(cfg.OUTPUT_DIR))
+    comm.synchronize()
     trainer = Trainer(cfg)
     if resume and not trainer.checkpointer.has_checkpoint():
         logger.warning("--resume: %s holds no checkpoint, so this starts anew.", cfg.OUTPUT_DIR)
     trainer.resume_or_load(resume=resume)
-    return trainer.train()
+    results = trainer.train()
+    return unwrapped(trainer.model), results
 
 
-def _evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any] | None:
+def _evaluate(cfg: CfgNode, *, resume: bool) -> tuple[nn.Module, dict[str, Any] | None]:
     model = Trainer.build_model(cfg)
     checkpointer = PanopticCheckpointer(model, cfg.OUTPUT_DIR)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
@@ -69,11 +82,18 @@ def _evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any] | None:
     extra = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume, strict=True)
     results = Trainer.test(cfg, model)
     if not comm.is_main_process():
-        return None
+        return model, None
     iteration = extra.get("iteration", -1) + 1
     _append_metrics(Path(cfg.OUTPUT_DIR) / "metrics.json", results, iteration)
-    draw_predictions(cfg, model)
-    return results
+    return model, results
+
+
+def _draw(cfg: CfgNode, model: nn.Module) -> None:
+    try:
+        draw_predictions(cfg, model)
+    except Exception:
+        # The results are there already; hours of training must not end in an error over a picture.
+        logger.exception("The predictions could not be drawn; the results are complete.")
 
 
 def _append_metrics(file: Path, results: dict[str, Any], iteration: int) -> None:

@@ -23,7 +23,7 @@ from torch import nn
 from rpanoptic.data import PanopticDatasetMapper
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.cpu_norm import replace_sync_batch_norm
-from rpanoptic.engine.hooks import PictureGrid, RecurrenceLogger
+from rpanoptic.engine.hooks import RecurrenceLogger
 from rpanoptic.engine.optimizers import build_optimizer
 from rpanoptic.evaluation import build_evaluators
 
@@ -32,8 +32,8 @@ class Trainer(DefaultTrainer):
     """Trains any config: model by registry, data by name, evaluation by the dataset's type.
 
     It differs from :class:`detectron2.engine.DefaultTrainer` in its checkpointer, which refuses
-    unsafe and unfitting files, in ``RPANOPTIC.OPTIMIZER``, in its hooks for recurrent blocks and
-    pictures, and in that several processes may train on CPUs.
+    unsafe and unfitting files, in ``RPANOPTIC.OPTIMIZER``, in its hook for recurrent blocks,
+    and in that several processes may train on CPUs.
 
     Args:
         cfg: a config from :func:`rpanoptic.engine.setup_config`.
@@ -61,12 +61,11 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's hooks, the log of the recurrent blocks, and the picture at the end."""
+        """Detectron2's hooks and the log of the recurrent blocks."""
         hooks = super().build_hooks()
         if comm.is_main_process():
             # Before the writers, which come last, so that they find this iteration's values.
             hooks.insert(len(hooks) - 1, RecurrenceLogger())
-            hooks.append(PictureGrid(self.cfg))
         return hooks
 
     def train(self) -> dict[str, Any] | None:

@@ -19,6 +19,8 @@ from rpanoptic.visualization.colors import Color, class_color, instance_color
 
 # Labels are legible from about this size on; smaller pictures are enlarged.
 MIN_SIDE = 440
+# A long and narrow picture is not enlarged beyond this.
+_MAX_SIDE = 4000
 _STUFF_OPACITY = 0.5
 _THING_OPACITY = 0.65
 _EDGE = (1.0, 1.0, 0.94)
@@ -80,11 +82,12 @@ def draw_output(image: np.ndarray, output: dict[str, Any], metadata: Metadata) -
 
 
 def draw_instances(image: np.ndarray, instances: Instances, metadata: Metadata) -> np.ndarray:
-    """Draw the masks of detections with class names and scores.
+    """Draw the masks of detections, or their boxes if there are none, with names and scores.
 
     Args:
         image: ``(H, W, 3)`` uint8, RGB.
-        instances: with "pred_classes", "scores" and boolean "pred_masks" ``(N, H, W)``.
+        instances: with "pred_classes", "scores", and boolean "pred_masks" ``(N, H, W)`` or
+            "pred_boxes", at the picture's size.
         metadata: class names and colours.
 
     Returns:
@@ -92,6 +95,9 @@ def draw_instances(image: np.ndarray, instances: Instances, metadata: Metadata) 
     """
     canvas = enlarged(image)
     visualizer = Visualizer(canvas, metadata)
+    if not instances.has("pred_masks"):
+        _draw_boxes(visualizer, instances, canvas.shape[0] / image.shape[0], metadata)
+        return visualizer.output.get_image()
     things = [
         (enlarged_mask(mask.numpy(), canvas), category, score)
         for mask, category, score in zip(
@@ -156,7 +162,7 @@ def panoptic_from_record(
 def enlarged(image: np.ndarray) -> np.ndarray:
     """A copy of a picture, enlarged if its shorter side is below :data:`MIN_SIDE`."""
     height, width = image.shape[:2]
-    factor = max(1.0, MIN_SIDE / min(height, width))
+    factor = max(1.0, min(MIN_SIDE / min(height, width), _MAX_SIDE / max(height, width)))
     size = (round(width * factor), round(height * factor))
     if factor == 1.0:
         return image.copy()
@@ -196,6 +202,21 @@ def _draw_things(
     for mask, text, color in labels:
         if mask.any():
             _write_label(visualizer, mask, text, color)
+
+
+def _draw_boxes(
+    visualizer: Visualizer, instances: Instances, factor: float, metadata: Metadata
+) -> None:
+    """Draw boxes, the best on top; ``factor`` is that by which the picture was enlarged."""
+    seen: Counter[int] = Counter()
+    for index in instances.scores.argsort().tolist():
+        category = int(instances.pred_classes[index])
+        color = instance_color(class_color(metadata, "thing", category), seen[category])
+        seen[category] += 1
+        box = (instances.pred_boxes.tensor[index] * factor).tolist()
+        visualizer.draw_box(box, edge_color=color, alpha=_THING_OPACITY)
+        text = f"{metadata.thing_classes[category]} {float(instances.scores[index]):.0%}"
+        visualizer.draw_text(text, (box[0], box[1]), color=color, horizontal_alignment="left")
 
 
 def _write_label(visualizer: Visualizer, mask: np.ndarray, text: str, color: Color) -> None:

@@ -12,7 +12,8 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from PIL import Image
 
-from rpanoptic.engine.hooks import PictureGrid, RecurrenceLogger, recurrent_blocks
+from rpanoptic.engine.hooks import RecurrenceLogger, recurrent_blocks
+from rpanoptic.engine.pictures import draw_predictions
 from rpanoptic.engine.run import run
 from rpanoptic.engine.trainer import Trainer
 from rpanoptic.errors import CheckpointError
@@ -207,11 +208,41 @@ def test_recurrence_is_logged_in_its_period_only(tiny_data: Path, tmp_path: Path
     hook.after_step()  # would fail on the model of None
 
 
-def test_no_picture_after_a_training_cut_short(tmp_path: Path) -> None:
-    hook = PictureGrid(tiny_cfg(tmp_path))
-    hook.trainer = argparse.Namespace(iter=3, max_iter=10, model=None)
-    hook.after_train()
-    assert not (tmp_path / "predictions.png").exists()
+def test_second_run_in_the_same_folder_starts_anew(
+    trained: tuple[Path, dict[str, Any]], tiny_data: Path, tmp_path: Path
+) -> None:
+    for name in ("metrics.json", "last_checkpoint", "model_final.pth"):
+        (tmp_path / name).write_bytes((trained[0] / name).read_bytes())
+    run(tiny_cfg(tmp_path, SOLVER__MAX_ITER=1), arguments())
+    assert [line["iteration"] for line in metrics(tmp_path)][-1] == 1
+    assert (tmp_path / "metrics.1.json").read_text() == (trained[0] / "metrics.json").read_text()
+    assert "without --resume this one starts anew" in (tmp_path / "log.txt").read_text()
+
+
+def test_picture_that_cannot_be_drawn_loses_no_results(
+    trained: tuple[Path, dict[str, Any]],
+    tiny_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("rpanoptic.engine.run.draw_predictions", fail)
+    cfg = tiny_cfg(tmp_path, MODEL__WEIGHTS=trained[0] / "model_final.pth")
+    results = run(cfg, arguments(eval_only=True))
+    assert results is not None
+    log = (tmp_path / "log.txt").read_text()
+    assert log.index("mask AP") < log.index("could not be drawn")
+
+
+def test_pictures_of_a_model_without_masks(tiny_data: Path, tmp_path: Path) -> None:
+    cfg = tiny_cfg(tmp_path, MODEL__META_ARCHITECTURE="GeneralizedRCNN", MODEL__MASK_ON=False)
+    torch.manual_seed(0)
+    file = draw_predictions(cfg, build_model(cfg))
+    assert file is not None
+    width, height = Image.open(file).size
+    assert 2 < width / height < 3
 
 
 def test_metadata_of_the_tiny_set_matches_the_model() -> None:

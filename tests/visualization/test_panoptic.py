@@ -17,6 +17,7 @@ from rpanoptic.visualization.panoptic import (
     draw_output,
     draw_panoptic,
     draw_record,
+    enlarged,
     panoptic_from_record,
 )
 
@@ -154,3 +155,36 @@ def test_ground_truth_of_the_separated_format(tmp_path: Path, metadata: Metadata
     assert (ids[22:28, 22:38] == 3).all()
     drawn = draw_record(np.zeros((40, 60, 3), np.uint8), record, metadata)
     assert drawn.any()
+
+
+def test_boxes_are_drawn_where_there_are_no_masks(metadata: Metadata, image: np.ndarray) -> None:
+    instances = Instances(
+        (500, 600),
+        pred_boxes=Boxes(torch.tensor([[100.0, 200.0, 300.0, 400.0]])),
+        pred_classes=torch.tensor([0]),
+        scores=torch.tensor([0.75]),
+    )
+    drawn = draw_output(image, {"instances": instances}, metadata)
+    changed = (drawn != image).any(axis=2)
+    assert changed[210:390, 300].all()  # an edge
+    assert not changed[250:390, 150:290].any()  # the inside, below the label
+    assert not changed[:150].any()
+    small = draw_instances(image[::5, ::5], _scaled(instances, 0.2), metadata)
+    rows, columns = np.nonzero((small != 128).any(axis=2))
+    factor = small.shape[0] / 100
+    assert abs(columns.max() - 60 * factor) < 6  # the line's width and the label's
+    assert abs(rows.max() - 80 * factor) < 6
+
+
+def _scaled(instances: Instances, factor: float) -> Instances:
+    return Instances(
+        (100, 120),
+        pred_boxes=Boxes(instances.pred_boxes.tensor * factor),
+        pred_classes=instances.pred_classes,
+        scores=instances.scores,
+    )
+
+
+def test_long_and_narrow_picture_stays_of_a_size_to_draw() -> None:
+    assert enlarged(np.zeros((2, 1000, 3), np.uint8)).shape == (8, 4000, 3)
+    assert enlarged(np.zeros((2, 5000, 3), np.uint8)).shape == (2, 5000, 3)
