@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process by default.
 
     Returns:
-        0; 1 when a picture could not be read and the others were drawn; 2 when nothing was
+        0; 1 when a picture could not be drawn and the others were drawn; 2 when nothing was
         drawn. Messages are on standard error.
     """
     args = _parser().parse_args(argv)
@@ -56,16 +56,22 @@ def _draw_all(args: argparse.Namespace) -> int:
     failed = 0
     for path in tqdm(pictures, unit="picture"):
         try:
-            image = read_picture(path)
+            _draw(demo, path, folder, names[path], args.steps)
         except PictureError as error:
             tqdm.write(f"error: {error}", file=sys.stderr)
             failed += 1
-            continue
-        demo.save(image, folder, names[path], args.steps)
     print(f"{len(pictures) - failed} of {len(pictures)} pictures drawn into {folder}")
     if failed == len(pictures):
         return 2
     return 1 if failed else 0
+
+
+def _draw(demo: Demo, path: Path, folder: Path, name: str, steps: Sequence[int]) -> None:
+    image = read_picture(path)
+    try:
+        demo.save(image, folder, name, steps)
+    except PictureError as error:
+        raise PictureError(f"picture {path}: {error}") from error
 
 
 def _output_names(pictures: Sequence[Path]) -> dict[Path, str]:

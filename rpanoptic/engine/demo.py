@@ -63,6 +63,9 @@ class Demo:
 
         Returns:
             the files written.
+
+        Raises:
+            PictureError: the picture is too narrow for the model.
         """
         files = [save_png(folder / f"{name}_panoptic.png", self.draw(image))]
         if self.recurrent:

@@ -15,7 +15,7 @@ _SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff",
 
 
 class PictureError(UserError, ValueError):
-    """A picture is missing or cannot be read."""
+    """A picture is missing, cannot be read, or has no size that a model can take."""
 
 
 def find_pictures(inputs: Sequence[str]) -> list[Path]:
@@ -53,10 +53,12 @@ def read_picture(path: Path) -> np.ndarray:
         ``(H, W, 3)`` uint8, RGB.
 
     Raises:
-        PictureError: the file is no picture, or is cut short.
+        PictureError: the file is no picture, is cut short, or has more pixels than Pillow takes
+            for harmless.
     """
     try:
         return np.ascontiguousarray(read_image(str(path), format="RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
-        # PIL raises SyntaxError on some broken PNG files.
+    # Pillow reports damage by OSError, SyntaxError, struct.error and others, and a picture that
+    # would fill the memory by an error of its own.
+    except Exception as error:
         raise PictureError(f"picture {path} cannot be read: {error}.") from error

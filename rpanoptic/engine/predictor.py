@@ -14,6 +14,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
+from rpanoptic.engine.inputs import PictureError
 from rpanoptic.errors import ConfigError
 from rpanoptic.recurrent import RecurrentBlock
 
@@ -42,6 +43,9 @@ class Predictor:
         Returns:
             Detectron2's output for one picture: "instances", "sem_seg", "panoptic_seg", as far
             as the model makes them, at the picture's size.
+
+        Raises:
+            PictureError: the picture is so narrow that nothing is left of it when it is resized.
         """
         with _evaluating(self.model):
             return self.model([self._input(image)])[0]
@@ -63,6 +67,7 @@ class Predictor:
 
         Raises:
             ConfigError: the model has no recurrent mask head.
+            PictureError: as in :meth:`__call__`.
         """
         block = mask_recurrence(self.model)
         if block is None:
@@ -87,7 +92,13 @@ class Predictor:
         height, width = image.shape[:2]
         if self._to_bgr:
             image = image[:, :, ::-1]
-        image = self._resize.get_transform(image).apply_image(image)
+        resize = self._resize.get_transform(image)
+        if min(resize.new_h, resize.new_w) < 1:
+            raise PictureError(
+                f"{width} x {height} pixels are too narrow: at the model's size, at most "
+                f"{self._resize.max_size} pixels long, no pixel is left of the shorter side."
+            )
+        image = resize.apply_image(image)
         pixels = torch.as_tensor(image.astype("float32").transpose(2, 0, 1))
         return {"image": pixels, "height": height, "width": width}
 

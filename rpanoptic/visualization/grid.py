@@ -16,6 +16,7 @@ from rpanoptic.data.paths import write_atomically
 _GAP = 8
 _HEADING_HEIGHT = 34
 _FONT_SIZE = 19
+_MAX_PROPORTION = 8
 _INK = (40, 40, 40)
 
 
@@ -29,7 +30,7 @@ def picture_grid(
 
     Args:
         rows: rows of RGB uint8 pictures of any size, as many in each row. They keep their
-            proportions; a row is as high as its highest picture.
+            proportions; a row is as high as its highest picture, at most eight times its width.
         headings: a text above each column, or none.
         cell_width: width of a column, pixels.
 
@@ -69,7 +70,17 @@ def save_png(path: str | Path, picture: np.ndarray) -> Path:
 
 
 def _fit(picture: np.ndarray, width: int) -> np.ndarray:
+    """The picture at the width, on white if it would be more than eight times as high."""
     height = max(1, round(picture.shape[0] * width / picture.shape[1]))
+    if height > _MAX_PROPORTION * width:
+        shown = max(1, round(_MAX_PROPORTION * width**2 / height))
+        cell = np.full((_MAX_PROPORTION * width, width, 3), 255, dtype=np.uint8)
+        cell[:, :shown] = _resized(picture, shown, _MAX_PROPORTION * width)
+        return cell
+    return _resized(picture, width, height)
+
+
+def _resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
     if picture.shape[:2] == (height, width):
         return picture
     shrink = width < picture.shape[1]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -60,3 +61,21 @@ def test_truncated_picture_is_named(folder: Path, name: str) -> None:
 def test_file_that_is_no_picture(folder: Path) -> None:
     with pytest.raises(PictureError, match=r"notes\.txt"):
         read_picture(folder / "notes.txt")
+
+
+def test_picture_that_would_fill_the_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Pillow refuses more than twice this number of pixels; the picture has 48.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(PictureError, match=r"b\.png.*decompression bomb"):
+        read_picture(folder / "b.png")
+
+
+def test_any_error_of_the_reader_names_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise struct.error("unpack requires a buffer of 4 bytes")
+
+    monkeypatch.setattr("rpanoptic.engine.inputs.read_image", fail)
+    with pytest.raises(PictureError, match=r"a\.jpg cannot be read: unpack"):
+        read_picture(folder / "a.jpg")

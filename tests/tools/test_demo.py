@@ -93,6 +93,27 @@ def test_unreadable_picture_is_named_and_the_others_drawn(
     assert str(pictures / "bad.jpg") in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("size", [(5000, 1), (1, 5000)])
+def test_too_narrow_picture_is_named_and_the_others_drawn(
+    weights: Path,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    size: tuple[int, int],
+) -> None:
+    Image.new("RGB", size).save(pictures / "line.png")
+    output = tmp_path / "drawn"
+    assert demo.main(command(weights, [pictures], output)) == 1
+    assert {"one_panoptic.png", "two_panoptic.png"} <= set(names(output))
+    error = capsys.readouterr().err
+    assert f"picture {pictures / 'line.png'}: {size[0]} x {size[1]} pixels are too narrow" in error
+
+
+def test_narrow_picture_is_drawn(weights: Path, pictures: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (4, 400)).save(pictures / "line.png")
+    assert demo.main(command(weights, [pictures / "line.png"], tmp_path / "drawn")) == 0
+
+
 def test_pictures_of_the_same_name_do_not_overwrite_each_other(
     weights: Path, pictures: Path, tmp_path: Path
 ) -> None:

@@ -62,6 +62,14 @@ def test_png_is_written_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_very_high_picture_is_shown_narrow() -> None:
+    grid = picture_grid([[plain(5000, 2, 7), plain(40, 40, 9)]], cell_width=40)
+    assert grid.shape == (8 * 40 + 16, 2 * 40 + 24, 3)
+    assert (grid[8:-8, 8] == 7).all()
+    assert (grid[8:-8, 9:48] == 255).all()
+    assert (grid[8:48, 56:96] == 9).all()
+
+
 def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = save_png(tmp_path / "a.png", plain(2, 2, 9))
 
