@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 
-from rpanoptic.errors import DatasetError
+from rpanoptic.errors import ConfigError, DatasetError
 
 
 def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
@@ -29,6 +30,7 @@ def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
 
     Raises:
         DatasetError: the dataset has no ``evaluator_type``, or one that is unknown.
+        ConfigError: panopticapi is needed and missing.
     """
     kind = check_evaluator_type(dataset_name)
     folder = str(Path(cfg.OUTPUT_DIR) / "inference")
@@ -40,12 +42,19 @@ def check_evaluator_type(dataset_name: str) -> str:
 
     Raises:
         DatasetError: the dataset has none, or one that is unknown.
+        ConfigError: it is panoptic, and the module panopticapi is missing. Detectron2 would look
+            for it only when all pictures are done.
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind not in EVALUATORS:
         raise DatasetError(
             f"dataset {dataset_name}: its evaluator_type is {kind!r}; "
             f"known: {', '.join(sorted(EVALUATORS))}."
+        )
+    if kind == "coco_panoptic_seg" and importlib.util.find_spec("panopticapi") is None:
+        raise ConfigError(
+            f"evaluating the panoptic dataset {dataset_name} needs the module panopticapi, which "
+            'is missing: pip install -e ".[panoptic]"'
         )
     return kind
 

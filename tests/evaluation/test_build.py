@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,8 +9,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, SemSegEvaluator
 
 from rpanoptic.engine import setup_config
-from rpanoptic.errors import DatasetError
-from rpanoptic.evaluation import EVALUATORS, build_evaluators
+from rpanoptic.errors import ConfigError, DatasetError
+from rpanoptic.evaluation import EVALUATORS, build_evaluators, check_evaluator_type
 
 NAME = "test_build_evaluators"
 
@@ -62,3 +63,13 @@ def test_unknown_type_lists_the_known(register, tmp_path: Path, kind: str | None
     cfg = setup_config(None, output_dir=tmp_path)
     with pytest.raises(DatasetError, match=f"{NAME}.*{kind}.*coco, coco_panoptic_seg, sem_seg"):
         build_evaluators(cfg, register(kind))
+
+
+def test_missing_panopticapi_is_named_with_its_remedy(
+    register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = register("coco_panoptic_seg")
+    # What an import of an absent module finds.
+    monkeypatch.setitem(sys.modules, "panopticapi", None)
+    with pytest.raises(ConfigError, match=rf"{name} needs the module panopticapi.*\[panoptic\]"):
+        check_evaluator_type(name)
