@@ -69,7 +69,7 @@ def test_losses_of_every_method(gradient: str) -> None:
     keys = {"loss_mask", "loss_lipschitz_mask"} if gradient == "crbp" else {"loss_mask"}
     assert set(losses) == keys
     # The predictor starts near zero, where the cross entropy of any mask is log 2.
-    assert abs(float(losses["loss_mask"]) - 0.6931) < 1e-2
+    assert abs(losses["loss_mask"].item() - 0.6931) < 1e-2
     sum(losses.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
 
@@ -89,7 +89,7 @@ def test_no_foreground_gives_zeros_that_reach_every_parameter(norm: str) -> None
     before = {name: value.clone() for name, value in head.named_buffers() if "running" in name}
     x = torch.zeros(0, 32, SIZE, SIZE, requires_grad=True)
     losses = head(x, [regions(0), regions(0)])
-    assert {key: float(value) for key, value in losses.items()} == {
+    assert {key: value.item() for key, value in losses.items()} == {
         "loss_mask": 0.0,
         "loss_lipschitz_mask": 0.0,
     }
