@@ -110,11 +110,8 @@ class RecurrentBlock(nn.Module):
         def step(h: State) -> State:
             return self.cell(drive, h)
 
-        if torch.is_grad_enabled():
-            rollout = self.method(step, state, steps)
-        else:
-            previous, last = run_steps(step, state, steps)
-            rollout = Rollout(state=last, previous=previous, last=last)
+        run = self.method if torch.is_grad_enabled() else run_steps
+        rollout = run(step, state, steps)
         self.last = Diagnostics(steps, _relative_change(rollout), rollout.adjoint)
         return RecurrentOutput(rollout.state, self._penalty(rollout), self.last)
 

@@ -61,12 +61,12 @@ class GradientMethod(ABC):
 GRADIENTS: Registry[GradientMethod] = Registry("gradient method")
 
 
-def run_steps(step: Step, state: State, steps: int) -> tuple[State, State]:
-    """Run ``steps`` >= 1 steps; return the last two states."""
+def run_steps(step: Step, state: State, steps: int) -> Rollout:
+    """Run ``steps`` >= 1 steps and leave their gradient, if any, to PyTorch."""
     previous = state
     for _ in range(steps):
         previous, state = state, step(state)
-    return previous, state
+    return Rollout(state=state, previous=previous, last=state)
 
 
 @GRADIENTS.register("bptt")
@@ -74,8 +74,7 @@ class BPTT(GradientMethod):
     """Back-propagation through time: differentiates all T steps. Memory grows with T."""
 
     def __call__(self, step: Step, state: State, steps: int) -> Rollout:
-        previous, last = run_steps(step, state, steps)
-        return Rollout(state=last, previous=previous, last=last)
+        return run_steps(step, state, steps)
 
 
 @GRADIENTS.register("rbp")

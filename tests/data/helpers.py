@@ -70,3 +70,9 @@ def write_tiny_coco(root: Path, pictures: int = 3, split: str = "val2017") -> Pa
     content = {"images": images, "annotations": annotations, "categories": TINY_CATEGORIES}
     (coco / "annotations" / f"panoptic_{split}.json").write_text(json.dumps(content))
     return coco
+
+
+def add_segment(content: dict) -> None:
+    """Give the second picture of a panoptic JSON a segment that its PNG lacks."""
+    segments = content["annotations"][1]["segments_info"]
+    segments.append({**segments[0], "id": 424242})

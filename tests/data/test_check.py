@@ -11,7 +11,7 @@ from PIL import Image
 
 from rpanoptic.data import check_dataset, prepare_coco_panoptic
 from rpanoptic.errors import DatasetError
-from tests.data.helpers import write_tiny_coco
+from tests.data.helpers import add_segment, write_tiny_coco
 from tests.paths import ROOT
 
 NAME = "rpanoptic_test_tiny"
@@ -108,15 +108,10 @@ def test_an_absent_picture_or_png_is_named_whatever_the_sample(coco, path, sourc
         check_dataset(NAME, max_pngs=0)
 
 
-def _extra_segment(content):
-    segments = content["annotations"][1]["segments_info"]
-    segments.append({**segments[0], "id": 424242})
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_extra_segment, r"000002.png: the JSON has segments that the PNG lacks: 424242"),
+        (add_segment, r"000002.png: the JSON has segments that the PNG lacks: 424242"),
         (
             lambda c: c["annotations"][1]["segments_info"].pop(0),
             r"000002.png: the PNG has segments that the JSON lacks: 70000",

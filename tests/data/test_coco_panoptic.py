@@ -11,7 +11,7 @@ from PIL import Image
 
 from rpanoptic.data import prepare_coco_panoptic
 from rpanoptic.errors import DatasetError
-from tests.data.helpers import load_script, write_tiny_coco
+from tests.data.helpers import add_segment, load_script, write_tiny_coco
 
 
 @pytest.fixture
@@ -137,15 +137,10 @@ def test_files_do_not_depend_on_workers(tmp_path):
     assert results[0] == results[1]
 
 
-def _extra_segment(content):
-    segments = content["annotations"][1]["segments_info"]
-    segments.append({**segments[0], "id": 424242})
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_extra_segment, r"000002.png: the JSON has segments that the PNG lacks: 424242"),
+        (add_segment, r"000002.png: the JSON has segments that the PNG lacks: 424242"),
         (
             lambda c: c["annotations"][1]["segments_info"].pop(0),
             r"000002.png: the PNG has segments that the JSON lacks: 70000",
