@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from rpanoptic.recurrent.registry import Registry
-from rpanoptic.recurrent.state import State
+from rpanoptic.recurrent.state import State, to_tensors
 
 
 class RecurrentCell(nn.Module, ABC):
@@ -18,21 +19,28 @@ class RecurrentCell(nn.Module, ABC):
     number of steps that it is run for, nor of how its gradients are found.
 
     Args:
-        channels: channels of the drive and of the state.
+        channels: channels of the output, and of the state unless the cell says otherwise.
+        drive_channels: channels of the drive; None for as many as the output has.
+
+    Raises:
+        ValueError: a number of channels below 1.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, drive_channels: int | None = None) -> None:
         super().__init__()
-        if channels < 1:
-            raise ValueError(f"channels must be at least 1, got {channels}")
+        drive_channels = channels if drive_channels is None else drive_channels
+        for name, value in (("channels", channels), ("drive_channels", drive_channels)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         self.channels = channels
+        self.drive_channels = drive_channels
 
     @abstractmethod
     def forward(self, drive: Tensor, state: State) -> State:
         """Take one step.
 
         Args:
-            drive: ``(N, C, H, W)``, the same at every step.
+            drive: ``(N, C_drive, H, W)``, the same at every step.
             state: as :meth:`initial_state` makes it.
 
         Returns:
@@ -40,8 +48,22 @@ class RecurrentCell(nn.Module, ABC):
         """
 
     def initial_state(self, drive: Tensor) -> State:
-        """The state before the first step: zeros of the drive's shape ``(N, C, H, W)``."""
-        return drive.new_zeros(drive.shape)
+        """The state before the first step: zeros ``(N, C, H, W)``, laid out as the drive is."""
+        return zero_state(drive, self.channels)
+
+    def output(self, state: State) -> Tensor:
+        """What is read out of a state, ``(N, C, H, W)``: its only, or its first, tensor."""
+        return to_tensors(state)[0]
+
+
+def zero_state(drive: Tensor, channels: int) -> Tensor:
+    """Zeros ``(N, channels, H, W)`` of the drive's batch, size, type and memory format."""
+    if channels == drive.shape[1]:
+        return torch.zeros_like(drive)
+    shape = (drive.shape[0], channels, *drive.shape[2:])
+    if drive.is_contiguous(memory_format=torch.channels_last) and not drive.is_contiguous():
+        return drive.new_zeros(shape).contiguous(memory_format=torch.channels_last)
+    return drive.new_zeros(shape)
 
 
 CELLS: Registry[RecurrentCell] = Registry("cell")
@@ -52,7 +74,8 @@ def build_cell(name: str, channels: int, **options: object) -> RecurrentCell:
 
     Args:
         name: a name in :data:`CELLS`.
-        channels: channels of the drive and of the state.
+        channels: channels of the cell's output; of its drive too unless ``drive_channels`` is
+            among the options.
         options: keyword arguments of the cell's class.
 
     Raises:

@@ -10,7 +10,6 @@ from rpanoptic.recurrent.cells.gala import GALA
 from rpanoptic.recurrent.cells.parts import (
     NONLINEARITIES,
     cell_norm,
-    check_kernel_size,
     conv,
     init_gate_biases_,
 )
@@ -36,7 +35,7 @@ class HGRU(RecurrentCell):
         kernel_size: k, side of the spatial kernels; odd.
         gala: gate the inhibition by :class:`GALA`.
         nonlinearity: nl, one of "softplus", "tanh", "relu", "sigmoid".
-        norm: N0 and N1, "GN" or "".
+        norm: N0 and N1, as :func:`cell_norm` takes it.
         less_softplus: which candidate, see above; True is the paper's.
         bias_init: "chrono" or "legacy", see :func:`init_gate_biases_`.
         max_steps: the steps that the cell will be trained with; spreads the gate biases.
@@ -58,14 +57,12 @@ class HGRU(RecurrentCell):
     ) -> None:
         super().__init__(channels)
         check_choice("nonlinearity", nonlinearity, tuple(NONLINEARITIES))
-        check_kernel_size(kernel_size)
         self.nonlinearity = NONLINEARITIES[nonlinearity]
         self.inhibition_gate: GALA | nn.Conv2d
         if gala:
             self.inhibition_gate = GALA(channels, kernel_size, self.nonlinearity)
         else:
-            self.inhibition_gate = conv(channels, channels, bias=True)
-            nn.init.xavier_uniform_(self.inhibition_gate.weight)
+            self.inhibition_gate = conv(channels, channels, bias=True, init="xavier")
         self.inhibition = conv(channels, channels, kernel_size)
         self.inhibition_norm = cell_norm(norm, channels, weight=0.1)
         self.update_gate = conv(channels, channels, bias=True)

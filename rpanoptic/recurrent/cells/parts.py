@@ -10,24 +10,43 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rpanoptic.recurrent.checks import check_choice
+from rpanoptic.recurrent.convolution import Convolution
 
 NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": F.softplus,
     "tanh": torch.tanh,
     "relu": F.relu,
     "sigmoid": torch.sigmoid,
+    "elu": F.elu,
 }
-NORMS = ("GN", "")
+NORMS = ("GN", "LN", "IN", "BN", "")
 BIAS_INITS = ("chrono", "legacy")
 MAX_GROUPS = 32
 
+_WEIGHT_INITS: dict[str, Callable[[Tensor], object]] = {
+    "kaiming": nn.init.kaiming_normal_,
+    "xavier": nn.init.xavier_uniform_,
+    "orthogonal": nn.init.orthogonal_,
+}
+
 
 def conv(
-    in_channels: int, out_channels: int, kernel_size: int = 1, *, bias: bool = False
-) -> nn.Conv2d:
-    """A convolution of stride 1 with "same" padding, kaiming-normal weights and zero bias."""
-    layer = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
-    nn.init.kaiming_normal_(layer.weight)
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 1,
+    *,
+    bias: bool = False,
+    init: str = "kaiming",
+) -> Convolution:
+    """A convolution of stride 1 with "same" padding and zero bias.
+
+    Args:
+        init: of the weights, "kaiming" (normal, fan-in), "xavier" (uniform) or "orthogonal".
+    """
+    check_kernel_size(kernel_size)
+    layer = Convolution(in_channels, out_channels, kernel_size, bias=bias)
+    check_choice("init", init, tuple(_WEIGHT_INITS))
+    _WEIGHT_INITS[init](layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
@@ -40,18 +59,28 @@ def check_kernel_size(kernel_size: int) -> None:
 
 
 def cell_norm(name: str, channels: int, *, weight: float) -> nn.Module:
-    """Normalisation inside a cell: "GN" (at most 32 groups) or "" for none.
+    """Normalisation inside a cell.
 
-    GroupNorm keeps the samples apart. Batch statistics would couple them through the recurrence,
-    and then no sample would have an equilibrium of its own.
+    All but "BN" keep the samples apart. Batch statistics couple them through the recurrence, so
+    that no sample has an equilibrium of its own and a result depends on its batch mates; "BN" is
+    there for the papers' forms that were trained with it. It uses the statistics of the batch in
+    evaluation too and keeps no running ones, since a cell updates no buffer.
 
     Args:
-        weight: what the scale starts at.
+        name: "GN" (GroupNorm, at most 32 groups), "LN" (one group), "IN" (a group a channel),
+            "BN" (batch statistics, see above) or "" for none.
+        channels: channels to normalise.
+        weight: what the scale starts at; the shift starts at 0.
     """
     check_choice("norm", name, NORMS)
     if not name:
         return nn.Identity()
-    norm = nn.GroupNorm(math.gcd(MAX_GROUPS, channels), channels)
+    norm: nn.GroupNorm | nn.BatchNorm2d
+    if name == "BN":
+        norm = nn.BatchNorm2d(channels, eps=1e-3, track_running_stats=False)
+    else:
+        groups = {"GN": math.gcd(MAX_GROUPS, channels), "LN": 1, "IN": channels}[name]
+        norm = nn.GroupNorm(groups, channels)
     nn.init.constant_(norm.weight, weight)
     return norm
 
