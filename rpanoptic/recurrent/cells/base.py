@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,7 @@ def zero_state(drive: Tensor, channels: int) -> Tensor:
 CELLS: Registry[RecurrentCell] = Registry("cell")
 
 
-def build_cell(name: str, channels: int, **options: object) -> RecurrentCell:
+def build_cell(name: str, channels: int, **options: Any) -> RecurrentCell:
     """Build a cell by its name.
 
     Args:

@@ -143,7 +143,7 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
     ("options", "words"),
     [
         ({"nonlinearity": "swish"}, ["nonlinearity", "softplus", "swish"]),
-        ({"norm": "BN"}, ["norm", "GN", "BN"]),
+        ({"norm": "batch"}, ["norm", "GN", "batch"]),
         ({"kernel_size": 4}, ["kernel_size", "odd", "4"]),
         ({"bias_init": "log"}, ["bias_init", "chrono", "legacy", "log"]),
     ],
