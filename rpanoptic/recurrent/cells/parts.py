@@ -58,6 +58,14 @@ def check_kernel_size(kernel_size: int) -> None:
         raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
 
 
+def check_equal_channels(channels: int, drive_channels: int) -> None:
+    """Raise a ValueError unless drive and state, which the cell adds, have as many channels."""
+    if drive_channels != channels:
+        raise ValueError(
+            f"drive_channels must equal channels ({channels}) in this cell, got {drive_channels}"
+        )
+
+
 def cell_norm(name: str, channels: int, *, weight: float) -> nn.Module:
     """Normalisation inside a cell.
 
@@ -83,6 +91,11 @@ def cell_norm(name: str, channels: int, *, weight: float) -> nn.Module:
         norm = nn.GroupNorm(groups, channels)
     nn.init.constant_(norm.weight, weight)
     return norm
+
+
+def channel_parameter(channels: int, value: float) -> nn.Parameter:
+    """A parameter of shape (C, 1, 1), one number a channel, all equal to ``value`` at first."""
+    return nn.Parameter(torch.full((channels, 1, 1), value))
 
 
 @torch.no_grad()
