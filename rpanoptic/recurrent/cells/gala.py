@@ -16,7 +16,7 @@ class GALA(nn.Module):
     """Attention over channels times attention over places, as the logit of a gate::
 
         a = W_c1 * nl(W_c0 * h + b_c)      C -> C/4 -> C, 1 x 1
-        s = W_s1 # nl(W_s0 # h + b_s)      C -> C/2 -> 1, k x k
+        s = W_s1 # nl(W_s0 # h + b_s)      C -> C/r -> 1, k x k
         logit = a . s + b
 
     (``*`` 1 x 1 and ``#`` k x k convolution, ``.`` product). The branch over channels is called
@@ -26,20 +26,28 @@ class GALA(nn.Module):
         channels: C, at least 4.
         kernel_size: k, odd.
         nonlinearity: nl.
+        spatial_reduction: r, at most 4.
+        init: of the kernels, as :func:`conv` takes it.
     """
 
     def __init__(
-        self, channels: int, kernel_size: int, nonlinearity: Callable[[Tensor], Tensor]
+        self,
+        channels: int,
+        kernel_size: int,
+        nonlinearity: Callable[[Tensor], Tensor],
+        *,
+        spatial_reduction: int = 2,
+        init: str = "kaiming",
     ) -> None:
         super().__init__()
         if channels < REDUCTION:
             raise ValueError(f"GALA needs at least {REDUCTION} channels, got {channels}")
         self.nonlinearity = nonlinearity
-        squeezed, halved = channels // REDUCTION, channels // 2
-        self.channel_squeeze = conv(channels, squeezed, bias=True)
-        self.channel_expand = conv(squeezed, channels)
-        self.spatial_squeeze = conv(channels, halved, kernel_size, bias=True)
-        self.spatial_map = conv(halved, 1, kernel_size)
+        squeezed, reduced = channels // REDUCTION, channels // spatial_reduction
+        self.channel_squeeze = conv(channels, squeezed, bias=True, init=init)
+        self.channel_expand = conv(squeezed, channels, init=init)
+        self.spatial_squeeze = conv(channels, reduced, kernel_size, bias=True, init=init)
+        self.spatial_map = conv(reduced, 1, kernel_size, init=init)
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, state: Tensor) -> Tensor:
