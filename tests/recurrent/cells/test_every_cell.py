@@ -17,7 +17,15 @@ BATCH, HEIGHT, WIDTH = 3, 5, 6
 
 # Options of each cell, small ones; a cell stands once for every form that runs other code.
 OPTIONS: dict[str, list[dict[str, Any]]] = {
-    "hgru": [{}, {"gala": False, "less_softplus": False}],
+    "hgru": [
+        {},
+        {"gala": False, "less_softplus": False},
+        {"extra_softplus": True},
+        {"extra_softplus": True, "less_softplus": False},
+    ],
+    "hgru_low_dim": [{"drive_channels": 12}, {"drive_channels": 4, "gala": False}],
+    "hgru_pathfinder": [{"kernel_size": 5}],
+    "top_down": [{"drive_channels": 13}, {"drive_channels": 3, "kernel_size": 1}],
 }
 CASES = [(name, options) for name, variants in OPTIONS.items() for options in variants]
 
