@@ -66,7 +66,7 @@ def check_equal_channels(channels: int, drive_channels: int) -> None:
         )
 
 
-def cell_norm(name: str, channels: int, *, weight: float) -> nn.Module:
+def cell_norm(name: str, channels: int, *, weight: float, bias: float = 0.0) -> nn.Module:
     """Normalisation inside a cell.
 
     All but "BN" keep the samples apart. Batch statistics couple them through the recurrence, so
@@ -78,7 +78,8 @@ def cell_norm(name: str, channels: int, *, weight: float) -> nn.Module:
         name: "GN" (GroupNorm, at most 32 groups), "LN" (one group), "IN" (a group a channel),
             "BN" (batch statistics, see above) or "" for none.
         channels: channels to normalise.
-        weight: what the scale starts at; the shift starts at 0.
+        weight: what the scale starts at.
+        bias: what the shift starts at.
     """
     check_choice("norm", name, NORMS)
     if not name:
@@ -90,6 +91,7 @@ def cell_norm(name: str, channels: int, *, weight: float) -> nn.Module:
         groups = {"GN": math.gcd(MAX_GROUPS, channels), "LN": 1, "IN": channels}[name]
         norm = nn.GroupNorm(groups, channels)
     nn.init.constant_(norm.weight, weight)
+    nn.init.constant_(norm.bias, bias)
     return norm
 
 
