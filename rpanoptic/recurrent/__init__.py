@@ -1,17 +1,28 @@
 """The recurrent engine: cells, their dynamics, the gradients of their equilibria. Pure PyTorch."""
 
-from rpanoptic.recurrent.adjoint import AdjointConfig, AdjointRecord, StopReason, neumann_series
+from rpanoptic.recurrent.adjoint import AdjointConfig, AdjointRecord, solve_adjoint
 from rpanoptic.recurrent.cells import CELLS, RecurrentCell, build_cell
 from rpanoptic.recurrent.dynamics import Diagnostics, RecurrentBlock, RecurrentOutput
-from rpanoptic.recurrent.gradients import GRADIENTS, GradientMethod
+from rpanoptic.recurrent.gradients import (
+    GRADIENTS,
+    EquilibriumError,
+    GradientConfig,
+    GradientMethod,
+)
 from rpanoptic.recurrent.penalty import LipschitzPenalty
+from rpanoptic.recurrent.relaxation import ForwardConfig
+from rpanoptic.recurrent.solvers import SOLVERS, StopReason
 
 __all__ = [
     "CELLS",
     "GRADIENTS",
+    "SOLVERS",
     "AdjointConfig",
     "AdjointRecord",
     "Diagnostics",
+    "EquilibriumError",
+    "ForwardConfig",
+    "GradientConfig",
     "GradientMethod",
     "LipschitzPenalty",
     "RecurrentBlock",
@@ -19,5 +30,5 @@ __all__ = [
     "RecurrentOutput",
     "StopReason",
     "build_cell",
-    "neumann_series",
+    "solve_adjoint",
 ]

@@ -1,60 +1,62 @@
-"""Solvers for the adjoint system of an equilibrium, ``u = g + J^T u``.
+"""The adjoint system of an equilibrium, ``u = g + J^T u``: its limits, its record, its solution.
 
 ``g`` is the gradient that arrives at the equilibrium ``h* = F(x, h*)`` and ``J = dF/dh`` its state
-Jacobian. A solver sees J only through vector-Jacobian products ``v -> J^T v``.
+Jacobian. The solvers stand in :mod:`rpanoptic.recurrent.solvers`; here is what they share.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
 
 import torch
 from torch import Tensor
 
-from rpanoptic.recurrent.state import per_sample, sample_norms
+from rpanoptic.recurrent.solvers import SOLVERS, JacobianProducts, Limits, Progress, StopReason
+from rpanoptic.recurrent.state import Packing, row_norms
 
-# v -> J^T v, over the tensors of the state.
-VectorJacobianProduct = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
-
-# A term may exceed the one before by this factor: the Jacobian of a contraction need not be
-# normal, so its terms can grow a little before they decay.
-GROWTH_PER_TERM = 1.1
-# ... but none may exceed the incoming gradient by this factor.
-GROWTH_IN_ALL = 10.0
-
-
-class StopReason(IntEnum):
-    """Why the series of a sample ended."""
-
-    MAX_STEPS = 0
-    CONVERGED = 1
-    DIVERGED = 2
-    NON_FINITE = 3
+# v -> J^T v (or J v), over the tensors of the state.
+TensorProduct = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
 class AdjointConfig:
-    """How far an adjoint system is solved.
+    """How an adjoint system is solved, and how far.
 
     Args:
         max_steps: most vector-Jacobian products; 0 gives u = g, the one-step gradient.
-        tol: a sample is solved when its last term is at most ``tol`` times its incoming gradient,
-            both in Euclidean norm. Relative, so that a loss scale changes nothing.
+        tol: a sample is solved when its residual (for "neumann": its last term) is at most
+            ``tol`` times its incoming gradient, both in Euclidean norm. Relative, so that a loss
+            scale changes nothing.
+        solver: a name in :data:`rpanoptic.recurrent.SOLVERS`.
+        memory: vectors that "anderson" mixes, or that "gmres" collects before it restarts.
+        ridge: for "cg", added to the diagonal of the normal equations. It makes singular systems
+            solvable and biases all others; 0 solves the system itself.
+        check_every: on a GPU, products between two looks at whether all samples are done. Each
+            look makes the host wait; 0 never looks and always spends ``max_steps``. On a CPU a
+            look is free and taken every time.
 
     Raises:
-        ValueError: a value is out of its range.
+        ValueError: a value is out of its range, or the solver is unknown.
     """
 
     max_steps: int = 15
     tol: float = 1e-6
+    solver: str = "neumann"
+    memory: int = 5
+    ridge: float = 0.0
+    check_every: int = 0
 
     def __post_init__(self) -> None:
-        if self.max_steps < 0:
-            raise ValueError(f"adjoint max_steps must be at least 0, got {self.max_steps}")
-        if not self.tol >= 0:
-            raise ValueError(f"adjoint tol must be at least 0, got {self.tol}")
+        for name, least in (("max_steps", 0), ("tol", 0), ("ridge", 0), ("check_every", 0)):
+            if not getattr(self, name) >= least:
+                raise ValueError(
+                    f"adjoint {name} must be at least {least}, got {getattr(self, name)}"
+                )
+        if self.memory < 1:
+            raise ValueError(f"adjoint memory must be at least 1, got {self.memory}")
+        SOLVERS.get(self.solver)
 
 
 @dataclass
@@ -62,74 +64,75 @@ class AdjointRecord:
     """What an adjoint solve did, a value a sample; filled in by the backward pass.
 
     Attributes:
-        terms: ``(N,)`` int64, terms added beyond the first, g.
-        residual: ``(N,)``, norm of the last added term over that of g.
+        terms: ``(N,)`` int64, vector-Jacobian products that the sample's solution is made of; for
+            "neumann", the terms beyond the first, g.
+        residual: ``(N,)``, norm of ``g + J^T u - u`` over that of g (for "neumann" the norm of
+            the last added term, which bounds it while the terms decay).
         reason: ``(N,)`` int64, a :class:`StopReason`.
+        finite: ``(N,)`` bool, whether u is.
+        failed: ``(N,)`` bool, whether the solve itself diverged or broke down. A gradient that
+            arrives infinite, as under a loss scale that is too large, is no failure of the solve.
     """
 
     terms: Tensor | None = None
     residual: Tensor | None = None
     reason: Tensor | None = None
+    finite: Tensor | None = None
+    failed: Tensor | None = None
 
 
-def neumann_series(
-    vjp: VectorJacobianProduct,
+def solve_adjoint(
+    vjp: TensorProduct,
     gradient: tuple[Tensor, ...],
     config: AdjointConfig,
     record: AdjointRecord | None = None,
+    jvp: TensorProduct | None = None,
 ) -> tuple[Tensor, ...]:
-    """Sum ``u_K = g + J^T g + ... + (J^T)^K g``, each sample for itself.
+    """Solve ``u = g + J^T u``, each sample for itself.
 
-    The series converges when the spectral radius of J is below 1. A sample's sum ends where a
-    term is small enough, and falls back to the last accepted partial sum where a term grows or is
-    not finite. No sample's result depends on the others in its batch.
+    The solution falls back to the best that was reached where the iteration diverges or breaks
+    down. No sample's result depends on the others in its batch.
 
     Args:
         vjp: ``v -> J^T v``.
         gradient: g, each tensor ``(N, ...)``.
-        config: limits of the sum.
+        config: solver and limits.
         record: filled in with what was done.
+        jvp: ``v -> J v``, for the solvers that need it ("cg").
 
     Returns:
-        u, like ``gradient``.
+        u, like ``gradient``. Where g is not finite it is returned as it is, so that a gradient
+        scaler sees it.
     """
-    size = sample_norms(gradient)
+    packing = Packing(gradient)
+    g = packing.pack(gradient)
+    size = row_norms(g.detach())
     finite = torch.isfinite(size)
-    active = finite & (size > 0)
-    reason = torch.full_like(size, StopReason.MAX_STEPS, dtype=torch.int64)
-    reason[size == 0] = StopReason.CONVERGED
-    reason[~finite] = StopReason.NON_FINITE
-    terms = torch.zeros_like(reason)
-    residual = torch.where(size == 0, torch.zeros_like(size), torch.ones_like(size))
-    last_size = size
-
-    total = term = gradient
-    for _ in range(config.max_steps if size.numel() else 0):
-        # Looking at ``active`` would make the host wait for a GPU at every term.
-        if active.device.type == "cpu" and not bool(active.any()):
-            break
-        # Finished samples go on as zeros: what is infinite in one must not reach the others.
-        term = vjp(_masked(active, term))
-        term_size = sample_norms(term)
-        is_finite = torch.isfinite(term_size)
-        grows = (term_size > GROWTH_PER_TERM * last_size) | (term_size > GROWTH_IN_ALL * size)
-        accepted = active & is_finite & ~grows
-        total = tuple(t + v for t, v in zip(total, _masked(accepted, term), strict=True))
-        converged = accepted & (term_size <= config.tol * size)
-
-        terms += accepted
-        residual = torch.where(accepted, term_size / size, residual)
-        reason[converged] = StopReason.CONVERGED
-        reason[active & is_finite & grows] = StopReason.DIVERGED
-        reason[active & ~is_finite] = StopReason.NON_FINITE
-        last_size = torch.where(accepted, term_size, last_size)
-        active = accepted & ~converged
+    scale = _power_of_two(torch.where(finite, size, 1.0) / math.sqrt(max(g.shape[1], 1)))
+    scaled = torch.where(finite[:, None], g / scale[:, None], 0.0)
+    progress = Progress(
+        row_norms(scaled.detach()), Limits(config.max_steps, config.tol, config.check_every)
+    )
+    products = JacobianProducts(_on_rows(vjp, packing), jvp and _on_rows(jvp, packing))
+    solver = SOLVERS.get(config.solver)(memory=config.memory, ridge=config.ridge)
+    solution = solver.solve(products, scaled, progress) if g.numel() else scaled
+    solution = torch.where(finite[:, None], solution * scale[:, None], g)
 
     if record is not None:
-        record.terms, record.residual, record.reason = terms, residual, reason
-    return total
+        record.terms = progress.terms
+        record.residual = torch.where(finite, progress.residual, torch.inf)
+        record.reason = torch.where(finite, progress.reason, int(StopReason.NON_FINITE))
+        record.finite = torch.isfinite(row_norms(solution.detach()))
+        record.failed = finite & (progress.reason >= StopReason.DIVERGED)
+    return packing.unpack(solution)
 
 
-def _masked(keep: Tensor, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    # where, not a product: 0 * inf is not 0.
-    return tuple(torch.where(per_sample(keep, t), t, torch.zeros_like(t)) for t in tensors)
+def _power_of_two(sizes: Tensor) -> Tensor:
+    # Numbers of about 1 neither overflow nor vanish in half-precision products, and a power of two
+    # leaves every digit as it is: a loss scale of 2^16 changes no bit of the solution.
+    exponent = torch.log2(sizes.clamp_min(torch.finfo(sizes.dtype).tiny)).round()
+    return torch.exp2(exponent)
+
+
+def _on_rows(product: TensorProduct, packing: Packing) -> Callable[[Tensor], Tensor]:
+    return lambda rows: packing.pack(product(packing.unpack(rows)))

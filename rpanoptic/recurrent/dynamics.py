@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from rpanoptic.recurrent.adjoint import AdjointConfig, AdjointRecord
 from rpanoptic.recurrent.cells.base import RecurrentCell
-from rpanoptic.recurrent.gradients import GRADIENTS, Rollout, run_steps
+from contextlib import nullcontext as shared_spectra  # TODO
+from rpanoptic.recurrent.gradients import GRADIENTS, CellStep, GradientConfig, Rollout
 from rpanoptic.recurrent.penalty import LipschitzPenalty
-from rpanoptic.recurrent.state import State, sample_norms, to_tensors
+from rpanoptic.recurrent.relaxation import ForwardConfig
+from rpanoptic.recurrent.state import State, relative_change, sample_norms, to_tensors
 
 
 @dataclass
@@ -20,15 +22,17 @@ class Diagnostics:
     """What a run of a block did; numbers without a graph, for logs.
 
     Attributes:
-        steps: steps that were run.
+        steps: ``(N,)`` int64, steps that each sample took.
         residual: ``(N,)``, change of the state in the last step, relative to its norm; 0 at an
             equilibrium.
+        finite: ``(N,)`` bool, whether the state is.
         adjoint: what the adjoint solve did, filled in by the backward pass; None where the method
             solves none or gradients were off.
     """
 
-    steps: int
+    steps: Tensor
     residual: Tensor
+    finite: Tensor
     adjoint: AdjointRecord | None = None
 
 
@@ -38,12 +42,14 @@ class RecurrentOutput:
 
     Attributes:
         state: the state after the last step, with the gradient of the block's method.
+        output: what the cell reads out of it, ``(N, C, H, W)``.
         penalty: the weighted Lipschitz coefficient penalty, a scalar to add to the loss; None
             where the method has none, its weight is 0, or the block is not training.
         diagnostics: what was done.
     """
 
     state: State
+    output: Tensor
     penalty: Tensor | None
     diagnostics: Diagnostics
 
@@ -59,14 +65,19 @@ class RecurrentBlock(nn.Module):
         steps: steps in training, at least 1.
         steps_test: steps in evaluation mode; 0 takes ``steps``.
         gradient: a name in :data:`rpanoptic.recurrent.GRADIENTS`.
-        adjoint: limits of the adjoint solve.
+        forward: how the steps are run: tolerance, acceleration.
+        adjoint: how the adjoint system is solved.
         penalty: the Lipschitz coefficient penalty, used by the methods that have one.
+        truncation: last steps that "tbptt" differentiates.
+        backend: "tape" or "functional", see :class:`rpanoptic.recurrent.GradientConfig`.
+        on_failure: "record", "warn", "raise" or "tbptt", see the same class.
 
     Attributes:
         last: :class:`Diagnostics` of the latest run, for logs; None before the first.
 
     Raises:
-        ValueError: an impossible number of steps, or an unknown method.
+        ValueError: an impossible number of steps, an unknown name, or options that exclude each
+            other.
     """
 
     def __init__(
@@ -76,15 +87,26 @@ class RecurrentBlock(nn.Module):
         steps: int = 20,
         steps_test: int = 0,
         gradient: str = "crbp",
+        forward: ForwardConfig | None = None,
         adjoint: AdjointConfig | None = None,
         penalty: LipschitzPenalty | None = None,
+        truncation: int = 5,
+        backend: str = "tape",
+        on_failure: str = "warn",
     ) -> None:
         super().__init__()
         self.cell = cell
         self.steps = _check_steps("steps", steps, least=1)
         self.steps_test = _check_steps("steps_test", steps_test, least=0)
         self.gradient = gradient
-        self.method = GRADIENTS.get(gradient)(adjoint)
+        config = GradientConfig(
+            forward or ForwardConfig(),
+            adjoint or AdjointConfig(),
+            truncation,
+            backend,
+            on_failure,
+        )
+        self.method = GRADIENTS.get(gradient)(config)
         self.penalty = penalty or LipschitzPenalty()
         self.last: Diagnostics | None = None
 
@@ -94,49 +116,60 @@ class RecurrentBlock(nn.Module):
         """Run the recurrence.
 
         Args:
-            drive: ``(N, C, H, W)``, held constant.
+            drive: ``(N, C_drive, H, W)``, held constant.
             state: first state; the cell's own by default.
             steps: overrides the block's number of steps for this call, at least 1.
 
         Raises:
-            ValueError: ``steps`` below 1, or a drive of another shape than the cell's.
+            ValueError: ``steps`` below 1, or a drive or state of another shape than the cell's.
+            EquilibriumError: no equilibrium was reached and ``on_failure`` is "raise".
         """
         self._check_drive(drive)
         if steps is None:
             steps = self.steps if self.training else self.steps_test or self.steps
         _check_steps("steps", steps, least=1)
-        state = self.cell.initial_state(drive) if state is None else state
-
-        def step(h: State) -> State:
-            return self.cell(drive, h)
-
-        run = self.method if torch.is_grad_enabled() else run_steps
-        rollout = run(step, state, steps)
-        self.last = Diagnostics(steps, _relative_change(rollout), rollout.adjoint)
-        return RecurrentOutput(rollout.state, self._penalty(rollout), self.last)
+        state = self._first_state(drive, state)
+        step = CellStep(self.cell, drive)
+        run = self.method if torch.is_grad_enabled() else self.method.run_without_gradient
+        # The weights stand still during a solve: what depends on them alone is computed once.
+        with shared_spectra():
+            rollout = run(step, state, steps)
+            penalty = self._penalty(rollout)
+        self.last = _diagnose(rollout)
+        return RecurrentOutput(rollout.state, self.cell.output(rollout.state), penalty, self.last)
 
     def iterate(self, drive: Tensor, state: State | None = None) -> Iterator[State]:
         """Yield the state after step 1, 2, 3, ... without end and without gradient."""
         self._check_drive(drive)
         with torch.no_grad():
-            state = self.cell.initial_state(drive) if state is None else state
+            state = self._first_state(drive, state)
         while True:
             with torch.no_grad():
                 state = self.cell(drive, state)
             yield state
 
     def _penalty(self, rollout: Rollout) -> Tensor | None:
-        wanted = self.method.penalised and self.penalty.weight > 0
-        if not (wanted and self.training and torch.is_grad_enabled()):
+        wanted = self.method.penalised and self.penalty.weight > 0 and self.training
+        if not wanted or rollout.column_sums is None:
             return None
-        return self.penalty(rollout.last, rollout.previous)
+        return self.penalty(rollout.column_sums())
 
     def _check_drive(self, drive: Tensor) -> None:
-        if drive.dim() != 4 or drive.shape[1] != self.cell.channels:
+        if drive.dim() != 4 or drive.shape[1] != self.cell.drive_channels:
             raise ValueError(
-                f"drive must be (N, {self.cell.channels}, H, W) for this cell; "
+                f"drive must be (N, {self.cell.drive_channels}, H, W) for this cell; "
                 f"got {tuple(drive.shape)}"
             )
+
+    def _first_state(self, drive: Tensor, state: State | None) -> State:
+        own = self.cell.initial_state(drive)
+        if state is None:
+            return own
+        expected = [tuple(t.shape) for t in to_tensors(own)]
+        given = [tuple(t.shape) for t in to_tensors(state)]
+        if given != expected or isinstance(state, Tensor) != isinstance(own, Tensor):
+            raise ValueError(f"state must have the shapes {expected} for this drive; got {given}")
+        return state
 
     def extra_repr(self) -> str:
         return f"steps={self.steps}, steps_test={self.steps_test}, gradient={self.gradient!r}"
@@ -149,8 +182,10 @@ def _check_steps(name: str, value: int, *, least: int) -> int:
 
 
 @torch.no_grad()
-def _relative_change(rollout: Rollout) -> Tensor:
-    last, previous = to_tensors(rollout.last), to_tensors(rollout.previous)
-    size = sample_norms(last)
-    change = sample_norms(tuple(a - b for a, b in zip(last, previous, strict=True)))
-    return change / size.clamp_min(torch.finfo(size.dtype).tiny)
+def _diagnose(rollout: Rollout) -> Diagnostics:
+    return Diagnostics(
+        rollout.steps,
+        relative_change(rollout.last, rollout.previous),
+        torch.isfinite(sample_norms(to_tensors(rollout.last))),
+        rollout.adjoint,
+    )

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rpanoptic.recurrent.checks import check_choice
-from rpanoptic.recurrent.state import State, to_tensors
 
 REDUCTIONS = ("sum", "mean", "per_sample")
 
@@ -36,6 +35,7 @@ class LipschitzPenalty:
     tau: float = 0.95
     weight: float = 0.001
     reduction: str = "sum"
+    two_sided: bool = False
 
     def __post_init__(self) -> None:
         check_choice("penalty reduction", self.reduction, REDUCTIONS)
@@ -44,30 +44,25 @@ class LipschitzPenalty:
         if not self.tau > 0:
             raise ValueError(f"penalty tau must be above 0, got {self.tau}")
 
-    def __call__(self, last: State, previous: State) -> Tensor:
+    def __call__(self, column_sums: tuple[Tensor, ...]) -> Tensor:
         """Return the weighted penalty, a scalar that can be differentiated (double backward).
 
         Args:
-            last: ``F(x, previous)``, with its graph.
-            previous: the state before, a part of that graph; each tensor ``(N, ...)``.
+            column_sums: ``J^T 1``, tensors of the state's shapes ``(N, ...)``, with their graph.
         """
-        outputs, inputs = to_tensors(last), to_tensors(previous)
-        column_sums = torch.autograd.grad(
-            outputs,
-            inputs,
-            [torch.ones_like(t) for t in outputs],
-            create_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )
         # Squares of half-precision numbers underflow: sum them in float32 at least.
         excess = sum(
-            F.relu(r.to(torch.promote_types(r.dtype, torch.float32)) - self.tau).square().sum()
+            self._excess(r.to(torch.promote_types(r.dtype, torch.float32))).square().sum()
             for r in column_sums
         )
         assert isinstance(excess, Tensor)
         if self.reduction == "mean":
             excess = excess / max(sum(r.numel() for r in column_sums), 1)
         elif self.reduction == "per_sample":
-            excess = excess / max(inputs[0].shape[0], 1)
+            excess = excess / max(column_sums[0].shape[0], 1)
         return self.weight * excess
+
+    def _excess(self, sums: Tensor) -> Tensor:
+        # At most one of the two sides is not zero.
+        excess = F.relu(sums - self.tau)
+        return excess + F.relu(-sums - self.tau) if self.two_sided else excess

@@ -44,3 +44,85 @@ def sample_norms(tensors: tuple[Tensor, ...]) -> Tensor:
 def per_sample(values: Tensor, tensor: Tensor) -> Tensor:
     """``(N,)`` values shaped to broadcast against ``(N, ...)``."""
     return values.reshape(-1, *([1] * (tensor.dim() - 1)))
+
+
+class Packing:
+    """Lays the tensors of a state side by side, a row a sample, and takes them apart again.
+
+    Solvers work on rows: each is one vector of the state space, whatever the number of tensors.
+    Half-precision states are packed as float32, so that sums over a row do not overflow.
+
+    Args:
+        tensors: the tensors of a state, each ``(N, ...)``; they set shapes, types and the order
+            of the numbers in a row, which is that of memory (channels last or not).
+    """
+
+    def __init__(self, tensors: tuple[Tensor, ...]) -> None:
+        self.shapes = [t.shape for t in tensors]
+        self.dtypes = [t.dtype for t in tensors]
+        self.channels_last = [_is_channels_last(t) for t in tensors]
+        self.sizes = [t.shape[1:].numel() for t in tensors]
+        self.dtype = torch.float32
+        for dtype in self.dtypes:
+            self.dtype = torch.promote_types(self.dtype, dtype)
+
+    def pack(self, tensors: tuple[Tensor, ...]) -> Tensor:
+        """The tensors as rows ``(N, D)``, float32 (float64 for float64 states)."""
+        rows = [
+            (t.permute(0, 2, 3, 1) if last else t).flatten(1).to(self.dtype)
+            for t, last in zip(tensors, self.channels_last, strict=True)
+        ]
+        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+
+    def unpack(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Rows ``(N, D)`` as tensors of the state's shapes, types and memory formats."""
+        tensors = []
+        for part, shape, dtype, last in zip(
+            rows.split(self.sizes, dim=1),
+            self.shapes,
+            self.dtypes,
+            self.channels_last,
+            strict=True,
+        ):
+            if last:
+                samples, channels, height, width = shape
+                part = part.reshape(samples, height, width, channels).permute(0, 3, 1, 2)
+            else:
+                part = part.reshape(shape)
+            tensors.append(part.to(dtype))
+        return tuple(tensors)
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    return (
+        tensor.dim() == 4
+        and not tensor.is_contiguous()
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def row_norms(rows: Tensor) -> Tensor:
+    """Euclidean norms ``(N,)`` of rows ``(N, D)``."""
+    return torch.linalg.vector_norm(rows, dim=1)
+
+
+def row_products(rows: Tensor, others: Tensor) -> Tensor:
+    """Inner products ``(N,)`` of rows ``(N, D)``, sample by sample."""
+    return torch.linalg.vecdot(rows, others, dim=1)
+
+
+def where(
+    keep: Tensor, tensors: tuple[Tensor, ...], others: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """``tensors`` for the samples of which ``keep`` ``(N,)`` is true, ``others`` for the rest."""
+    return tuple(
+        torch.where(per_sample(keep, t), t, o) for t, o in zip(tensors, others, strict=True)
+    )
+
+
+def relative_change(new: State, old: State) -> Tensor:
+    """``|new - old| / |new|`` of each sample, ``(N,)``; 0 at an equilibrium."""
+    after, before = to_tensors(new), to_tensors(old)
+    size = sample_norms(after)
+    change = sample_norms(tuple(a - b for a, b in zip(after, before, strict=True)))
+    return change / size.clamp_min(torch.finfo(size.dtype).tiny)

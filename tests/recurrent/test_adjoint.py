@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rpanoptic.recurrent import AdjointConfig, AdjointRecord, StopReason, neumann_series
+from rpanoptic.recurrent import AdjointConfig, AdjointRecord, StopReason, solve_adjoint
 
 
 def diagonal_vjp(factors: Tensor):
@@ -17,7 +17,7 @@ def diagonal_vjp(factors: Tensor):
 def solve(factors: list[float], gradient: Tensor, **limits):
     record = AdjointRecord()
     vjp = diagonal_vjp(torch.tensor(factors, dtype=gradient.dtype))
-    (total,) = neumann_series(vjp, (gradient,), AdjointConfig(**limits), record)
+    (total,) = solve_adjoint(vjp, (gradient,), AdjointConfig(**limits), record)
     return total, record
 
 

@@ -182,7 +182,11 @@ def test_nothing_is_kept_alive(backward: bool) -> None:
 
 
 def test_unknown_method_lists_the_known() -> None:
-    with pytest.raises(ValueError, match=r"unknown gradient method 'cbp'; known: bptt, crbp, rbp"):
+    with pytest.raises(
+        ValueError,
+        match=r"unknown gradient method 'cbp'; known: bptt, cbptt, cg_rbp, "
+        r"checkpointed_bptt, crbp, phantom, rbp, tbptt",
+    ):
         RecurrentBlock(contractive_hgru(0), gradient="cbp")
 
 

@@ -1,0 +1,271 @@
+"""Gradient methods of the equilibrium: recurrent back-propagation in its variants.
+
+With ``h* = F(x, h*; w)`` and ``J = dF/dh`` at h*, the implicit function theorem gives::
+
+    dL/dw = (dF/dw)^T u,   u = g + J^T u,   g = dL/dh*
+
+(Almeida 1987; Pineda 1987; Liao et al., ICML 2018). T - 1 steps run without a tape, the last one
+with it, so that memory does not grow with T. The gradient is that of the equilibrium if h_{T-1}
+has reached it; the first state gets none, an equilibrium has forgotten it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rpanoptic.recurrent.adjoint import AdjointConfig, AdjointRecord, solve_adjoint
+from rpanoptic.recurrent.gradients.base import (
+    GRADIENTS,
+    CellStep,
+    GradientConfig,
+    GradientMethod,
+    Rollout,
+    column_sums,
+)
+from rpanoptic.recurrent.gradients.functional import equilibrium_of
+from rpanoptic.recurrent.relaxation import Relaxation
+from rpanoptic.recurrent.state import State, like, relative_change, to_tensors, where
+
+
+class EquilibriumError(RuntimeError):
+    """A recurrence reached no equilibrium, or the adjoint system of one could not be solved."""
+
+
+@GRADIENTS.register("rbp")
+class RBP(GradientMethod):
+    """Recurrent back-propagation: u by the adjoint solver, the Neumann series by default."""
+
+    def __call__(self, step: CellStep, state: State, steps: int) -> Rollout:
+        if self.config.backend == "functional":
+            return equilibrium_of(step, state, steps, self.config)
+        run = Relaxation(state, self.config.forward)
+        fallback: Relaxation | None = None
+        with torch.no_grad():
+            if self.config.on_failure == "tbptt":
+                run.advance(step, max(steps - self.config.truncation, 0))
+                fallback = run
+                with torch.enable_grad():
+                    fallback.advance(step, min(self.config.truncation, steps) - 1)
+            else:
+                run.advance(step, steps - 1)
+        leaves = tuple(t.detach().requires_grad_() for t in to_tensors(run.state))
+        for leaf in leaves:
+            leaf.register_post_accumulate_grad_hook(_drop_grad)
+        previous = like(leaves, run.state)
+        with self._twice_differentiable(step):
+            last = step(previous)
+        failed = self._failed(last, previous)
+        record = AdjointRecord()
+        outputs = _EquilibriumGradient.apply(
+            _Solve(self.config, record, failed),
+            *to_tensors(last),
+            *leaves,
+            *(to_tensors(step(fallback.state)) if fallback else ()),
+        )
+        return Rollout(
+            like(outputs, last),
+            previous,
+            last,
+            run.steps + 1,
+            partial(column_sums, last, previous),
+            record,
+        )
+
+    def _twice_differentiable(self, step: CellStep) -> AbstractContextManager[Any]:
+        # A compiled graph has no double backward, which penalty and Jacobian products need.
+        needed = self.penalised or self.config.adjoint.solver == "cg"
+        compiled = getattr(step.cell, "_compiled_call_impl", None) is not None
+        if needed and compiled:
+            return torch.compiler.set_stance("force_eager")
+        return nullcontext()
+
+    def _failed(self, last: State, previous: State) -> Tensor:
+        """``(N,)`` bool: where no equilibrium was reached, as far as one was asked for."""
+        with torch.no_grad():
+            change = relative_change(last, previous)
+        tol = self.config.forward.tol
+        failed = ~(change <= tol) if tol > 0 else ~torch.isfinite(change)
+        asked = f"{tol:g} relative change" if tol > 0 else "a finite state"
+        _report(self.config.on_failure, failed, f"the recurrence did not come to {asked}")
+        return failed
+
+
+@GRADIENTS.register("crbp")
+class CRBP(RBP):
+    """Contractor RBP: RBP, with the Lipschitz coefficient penalty that pushes F to contract.
+
+    Linsley et al., NeurIPS 2020. The penalty is a term of the loss, see
+    :class:`rpanoptic.recurrent.LipschitzPenalty`.
+    """
+
+    penalised = True
+
+
+@GRADIENTS.register("cg_rbp")
+class CGRBP(RBP):
+    """RBP by conjugate gradients on the normal equations (Liao et al., ICML 2018).
+
+    The adjoint solver is "cg", whatever the config names.
+    """
+
+    def __init__(self, config: GradientConfig | None = None) -> None:
+        super().__init__(config)
+        if self.config.backend == "functional":
+            raise ValueError("gradient method 'cg_rbp' has backend 'tape' only")
+        adjoint = replace(self.config.adjoint, solver="cg")
+        self.config = replace(self.config, adjoint=adjoint)
+
+
+@GRADIENTS.register("phantom")
+class Phantom(RBP):
+    """The one-step gradient, u = g: no adjoint system is solved (Fung et al., AAAI 2022).
+
+    Cheapest of all and biased: what earlier steps did counts for nothing.
+    """
+
+    def __init__(self, config: GradientConfig | None = None) -> None:
+        super().__init__(config)
+        adjoint = AdjointConfig(max_steps=0)
+        self.config = replace(self.config, adjoint=adjoint)
+
+
+def _drop_grad(leaf: Tensor) -> None:
+    # The outer backward pass also reaches the leaf that the tape begins with. Nobody reads that
+    # gradient; left there, it would hold a state's worth of memory.
+    leaf.grad = None
+
+
+def _report(policy: str, failed: Tensor, what: str) -> None:
+    if policy not in ("warn", "raise") or torch.compiler.is_compiling():
+        return
+    count = int(failed.sum())
+    if not count:
+        return
+    message = f"{what} in {count} of {failed.numel()} samples"
+    if policy == "raise":
+        raise EquilibriumError(message)
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+class _Solve:
+    """What a backward pass needs to know beside tensors.
+
+    Args:
+        config: of the method.
+        record: filled in.
+        failed: ``(N,)`` bool, samples without an equilibrium.
+    """
+
+    def __init__(self, config: GradientConfig, record: AdjointRecord, failed: Tensor) -> None:
+        self.config = config
+        self.record = record
+        self.failed = failed
+
+
+class _EquilibriumGradient(torch.autograd.Function):
+    """Identity whose backward turns the incoming gradient g into the adjoint ``u = g + J^T u``.
+
+    It stands after the taped step, so that a vector-Jacobian product, which starts at the step's
+    own output, never passes it: it can be used any number of times in a graph and in a pass.
+    Where "tbptt" is the policy, the gradient of failed samples goes to the taped steps instead.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, solve: _Solve, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.solve = solve
+        ctx.save_for_backward(*tensors)
+        ctx.count = len(tensors) // (3 if solve.config.on_failure == "tbptt" else 2)
+        return tuple(t.view_as(t) for t in tensors[: ctx.count])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the gradient of an equilibrium cannot be differentiated again "
+                "(create_graph=True) with backend 'tape'; use backend 'functional' or gradient "
+                "method 'bptt' for that"
+            )
+        solve: _Solve = ctx.solve
+        last, previous = (
+            ctx.saved_tensors[: ctx.count],
+            ctx.saved_tensors[ctx.count : 2 * ctx.count],
+        )
+        tape = _Tape(last, previous)
+        adjoint = solve_adjoint(
+            tape.vjp, gradients, solve.config.adjoint, solve.record, jvp=tape.jvp
+        )
+        failed = solve.record.failed
+        assert failed is not None
+        _report(solve.config.on_failure, failed, "the adjoint solve diverged")
+        nothing: tuple[None, ...] = (None,) * ctx.count
+        if solve.config.on_failure != "tbptt":
+            return (None, *adjoint, *nothing)
+        failed = failed | solve.failed
+        zeros = tuple(torch.zeros_like(g) for g in gradients)
+        return (
+            None,
+            *where(failed, zeros, adjoint),
+            *nothing,
+            *where(failed, gradients, zeros),
+        )
+
+
+class _Tape:
+    """Products with the Jacobian of a step that stands on the tape.
+
+    Args:
+        last: the tensors of the state after the step.
+        previous: those before it, where the tape begins.
+    """
+
+    def __init__(self, last: tuple[Tensor, ...], previous: tuple[Tensor, ...]) -> None:
+        self._last = last
+        self._previous = previous
+        self._dummies: tuple[Tensor, ...] | None = None
+        self._transposed: tuple[Tensor, ...] = ()
+
+    def vjp(self, vectors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """``v -> J^T v``."""
+        return _gradients(self._last, self._previous, vectors)
+
+    def jvp(self, vectors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """``v -> J v``: ``J^T y`` is linear in y, and its transpose is what is wanted."""
+        if self._dummies is None:
+            with torch.enable_grad():
+                self._dummies = tuple(torch.zeros_like(t).requires_grad_() for t in self._last)
+                self._transposed = _gradients(
+                    self._last, self._previous, self._dummies, create_graph=True
+                )
+        linear = [
+            (output, vector)
+            for output, vector in zip(self._transposed, vectors, strict=True)
+            if output.requires_grad
+        ]
+        if not linear:  # the step does not depend on its state at all
+            return tuple(torch.zeros_like(t) for t in self._last)
+        outputs, cotangents = zip(*linear, strict=True)
+        return _gradients(outputs, self._dummies, cotangents)
+
+
+def _gradients(
+    outputs: tuple[Tensor, ...],
+    inputs: tuple[Tensor, ...],
+    vectors: tuple[Tensor, ...],
+    create_graph: bool = False,
+) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(
+        outputs,
+        inputs,
+        vectors,
+        retain_graph=True,
+        create_graph=create_graph,
+        allow_unused=True,
+        materialize_grads=True,
+    )
