@@ -161,9 +161,9 @@ def test_bfloat16_autocast(cell) -> None:
     expected = cell.output(cell(drive, state)).detach()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = cell.output(cell(drive, state)).float()
-    # bfloat16 rounds by 2^-9 = 0.2 %; an error passes some ten roundings in series, and here and
-    # there a sum of terms of both signs, which makes it larger relative to the result.
-    assert float((output.detach() - expected).norm()) < 0.03 * float(expected.norm())
+    # bfloat16 rounds by at most 2^-9 = 0.2 %. A step rounds some ten times in series; the errors
+    # are of random sign, and much of the state never passes a convolution: five roundings at most.
+    assert float((output.detach() - expected).norm()) < 0.01 * float(expected.norm())
     output.sum().backward()
     for name, parameter in cell.named_parameters():
         # What feeds a second state tensor alone is not in the output of a single step.

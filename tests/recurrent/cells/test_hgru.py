@@ -7,58 +7,51 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from rpanoptic.recurrent import RecurrentBlock, build_cell
+from tests.recurrent.cells import plain
+from tests.recurrent.cells.plain import Parameters, conv, phi, sigma
 
 
-def restated_step(p: dict[str, Tensor], x: Tensor, h: Tensor, nl, *, gala: bool, norm: bool):
+def restated_step(
+    p: Parameters, x: Tensor, h: Tensor, nl, *, gala: bool, norm: str, extra_softplus: bool
+) -> Tensor:
     """One step written from the paper's equations, on a plain dictionary of parameters."""
-
-    def conv(value, name):
-        weight = p[f"{name}.weight"]
-        return F.conv2d(value, weight, p.get(f"{name}.bias"), padding=weight.shape[-1] // 2)
-
-    def group_norm(value, name):
-        if not norm:
-            return value
-        n, c, height, width = value.shape
-        groups = value.view(n, math.gcd(32, c), -1)
-        mean = groups.mean(-1, keepdim=True)
-        variance = ((groups - mean) ** 2).mean(-1, keepdim=True)
-        unit = ((groups - mean) / torch.sqrt(variance + 1e-5)).view(n, c, height, width)
-        scale, shift = p[f"{name}.weight"], p[f"{name}.bias"]
-        return unit * scale[None, :, None, None] + shift[None, :, None, None]
-
-    if gala:
-        a = conv(nl(conv(h, "inhibition_gate.channel_squeeze")), "inhibition_gate.channel_expand")
-        s = conv(nl(conv(h, "inhibition_gate.spatial_squeeze")), "inhibition_gate.spatial_map")
-        logit = a * s + p["inhibition_gate.bias"][None, :, None, None]
+    normalised = plain.NORMS[norm]
+    gate = "inhibition_gate"
+    g1 = sigma(plain.gala(p, gate, h, nl) if gala else conv(p, gate, h))
+    c0 = normalised(p, "inhibition_norm", conv(p, "inhibition", h * g1))
+    suppression = c0 * (p["alpha"] * h + p["mu"])
+    z = nl(nl(x) - nl(suppression)) if "kappa" in p else nl(x - suppression)
+    g2 = sigma(conv(p, "update_gate", z))
+    e = nl(normalised(p, "excitation_norm", conv(p, "excitation", z)))
+    if "kappa" in p:
+        candidate = nl(p["kappa"] * (z + e) + p["omega"] * z * e)
+    elif "omega" in p:
+        candidate = z + nl(p["omega"] * z * e)
     else:
-        logit = conv(h, "inhibition_gate")
-    g1 = 1 / (1 + torch.exp(-logit))
-    c0 = group_norm(conv(h * g1, "inhibition"), "inhibition_norm")
-    z = nl(x - c0 * (p["alpha"] * h + p["mu"]))
-    g2 = 1 / (1 + torch.exp(-conv(z, "update_gate")))
-    e = nl(group_norm(conv(z, "excitation"), "excitation_norm"))
-    candidate = z + nl(p["omega"] * z * e) if "omega" in p else e
-    return (1 - g2) * h + g2 * candidate
+        candidate = e
+    mixed = (1 - g2) * h + g2 * candidate
+    return phi(mixed) if extra_softplus else mixed
 
 
 NONLINEARITIES = {
-    "softplus": lambda v: torch.log1p(torch.exp(v)),
+    "softplus": phi,
     "tanh": lambda v: (torch.exp(v) - torch.exp(-v)) / (torch.exp(v) + torch.exp(-v)),
     "relu": lambda v: v.clamp(min=0),
-    "sigmoid": lambda v: 1 / (1 + torch.exp(-v)),
+    "sigmoid": sigma,
+    "elu": lambda v: torch.where(v > 0, v, torch.exp(v) - 1),
 }
 
 
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
 @pytest.mark.parametrize("gala", [True, False])
 @pytest.mark.parametrize("less_softplus", [True, False])
-@pytest.mark.parametrize("norm", ["GN", ""])
-@pytest.mark.parametrize("kernel_size", [1, 3, 5])
-def test_equals_its_equations(nonlinearity, gala, less_softplus, norm, kernel_size) -> None:
+@pytest.mark.parametrize("extra_softplus", [True, False])
+@pytest.mark.parametrize(("norm", "kernel_size"), [("GN", 1), ("GN", 3), ("BN", 3), ("", 5)])
+def test_equals_its_equations(
+    nonlinearity, gala, less_softplus, extra_softplus, norm, kernel_size
+) -> None:
     torch.manual_seed(0)
     cell = build_cell(
         "hgru",
@@ -68,23 +61,35 @@ def test_equals_its_equations(nonlinearity, gala, less_softplus, norm, kernel_si
         nonlinearity=nonlinearity,
         norm=norm,
         less_softplus=less_softplus,
+        extra_softplus=extra_softplus,
     ).double()
-    with torch.no_grad():
-        # Away from their starting values, so that a forgotten parameter shows.
-        for parameter in cell.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+    parameters = plain.parameters_off_their_start(cell)
     x, h = torch.randn(2, 2, 8, 5, 6, dtype=torch.float64)
-    parameters = dict(cell.named_parameters())
-    nl = NONLINEARITIES[nonlinearity]
-    expected = restated_step(parameters, x, h, nl, gala=gala, norm=bool(norm))
+    forms = {"gala": gala, "norm": norm, "extra_softplus": extra_softplus}
+    expected = restated_step(parameters, x, h, NONLINEARITIES[nonlinearity], **forms)
     # Two formulas for the same float64 numbers differ by rounding alone.
-    torch.testing.assert_close(cell(x, h), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(cell(x, h), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("gala", "expected"), [(True, 1_576_256), (False, 1_312_768)])
 def test_published_parameter_count(gala: bool, expected: int) -> None:
-    cell = build_cell("hgru", 256, gala=gala)
-    assert sum(p.numel() for p in cell.parameters()) == expected
+    assert plain.count(build_cell("hgru", 256, gala=gala)) == expected
+
+
+def test_forms_differ_by_their_gains_alone() -> None:
+    """Options add parameters at the end and take no random number: weights fit across forms."""
+
+    def parameters(**options: bool) -> Parameters:
+        torch.manual_seed(0)
+        return build_cell("hgru", 8, **options).state_dict()
+
+    papers = parameters()
+    assert set(parameters(extra_softplus=True)) == set(papers)
+    assert set(parameters(less_softplus=False)) == {*papers, "omega"}
+    most = parameters(extra_softplus=True, less_softplus=False)
+    assert set(most) == {*papers, "omega", "kappa"}
+    assert torch.equal(most["kappa"], torch.full((8, 1, 1), 0.5))
+    assert all(torch.equal(most[name], value) for name, value in papers.items())
 
 
 @pytest.mark.parametrize(
@@ -116,16 +121,7 @@ def test_starting_values() -> None:
     assert torch.equal(cell.excitation_norm.weight, torch.full((64,), 0.1))
     # Kaiming normal: variance 2 / fan-in; 36,864 draws give the deviation to 2 %.
     expected = math.sqrt(2 / (64 * 9))
-    assert abs(float(cell.inhibition.weight.std()) / expected - 1) < 0.02
-
-
-def test_state_dict_round_trip() -> None:
-    torch.manual_seed(0)
-    first, second = build_cell("hgru", 8), build_cell("hgru", 8)
-    x, h = torch.randn(2, 1, 8, 4, 4)
-    assert not torch.equal(first(x, h), second(x, h))
-    second.load_state_dict(first.state_dict())
-    assert torch.equal(first(x, h), second(x, h))
+    assert abs(float(cell.inhibition.weight.detach().std()) / expected - 1) < 0.02
 
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:
@@ -137,6 +133,13 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
         # A convolution may be computed by another algorithm for another batch size.
         alone = block(drive[i : i + 1]).state
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-10, atol=1e-12)
+
+
+def test_batch_statistics_couple_the_samples() -> None:
+    torch.manual_seed(0)
+    cell = build_cell("hgru", 4, norm="BN")
+    # Little at the start, where a norm's scale is 0.1, yet far above float64's rounding.
+    assert plain.effect_of_batch_mates(cell) > 1e-4
 
 
 @pytest.mark.parametrize(
