@@ -1,14 +1,26 @@
-"""Pictures: panoptic overlays, grids that compare, strips of a recurrence's steps."""
+"""Pictures: panoptic overlays, grids that compare, a recurrence's steps and its dynamics."""
 
+from rpanoptic.visualization.dynamics import (
+    draw_components,
+    draw_past_trained_steps,
+    draw_residuals,
+    draw_spectrum,
+    save_figure,
+)
 from rpanoptic.visualization.grid import picture_grid, save_png
 from rpanoptic.visualization.panoptic import draw_output, draw_panoptic, draw_record
 from rpanoptic.visualization.steps import draw_steps
 
 __all__ = [
+    "draw_components",
     "draw_output",
     "draw_panoptic",
+    "draw_past_trained_steps",
     "draw_record",
+    "draw_residuals",
+    "draw_spectrum",
     "draw_steps",
     "picture_grid",
+    "save_figure",
     "save_png",
 ]
