@@ -88,8 +88,8 @@ def test_the_state_starts_at_twice_the_size_of_the_drive() -> None:
     cell = build_cell("top_down", 4, drive_channels=6)
     start = cell.initial_state(torch.randn(2, 6, 3, 5, dtype=torch.float64))
     assert torch.equal(start, torch.zeros(2, 4, 6, 10, dtype=torch.float64))
-    block = RecurrentBlock(build_cell("top_down", 4), steps=3)
-    assert block(torch.randn(2, 4, 3, 5)).state.shape == (2, 4, 6, 10)
+    block = RecurrentBlock(cell, steps=3)
+    assert block(torch.randn(2, 6, 3, 5)).state.shape == (2, 4, 6, 10)
 
 
 def test_kernels_start_orthogonal() -> None:
