@@ -27,14 +27,27 @@ def conv(p: Parameters, name: str, value: Tensor) -> Tensor:
     return F.conv2d(value, weight, p.get(f"{name}.bias"), padding=weight.shape[-1] // 2)
 
 
-def group_norm(p: Parameters, name: str, value: Tensor) -> Tensor:
-    """GroupNorm with as many groups as divide both 32 and the channels."""
-    groups = math.gcd(32, value.shape[1])
+def _grouped_norm(p: Parameters, name: str, value: Tensor, groups: int) -> Tensor:
     parts = value.reshape(value.shape[0], groups, -1)
     mean = parts.mean(-1, keepdim=True)
     variance = ((parts - mean) ** 2).mean(-1, keepdim=True)
     unit = ((parts - mean) / torch.sqrt(variance + 1e-5)).reshape(value.shape)
     return unit * p[f"{name}.weight"][:, None, None] + p[f"{name}.bias"][:, None, None]
+
+
+def group_norm(p: Parameters, name: str, value: Tensor) -> Tensor:
+    """GroupNorm with as many groups as divide both 32 and the channels."""
+    return _grouped_norm(p, name, value, math.gcd(32, value.shape[1]))
+
+
+def layer_norm(p: Parameters, name: str, value: Tensor) -> Tensor:
+    """Normalisation by the statistics of a whole sample."""
+    return _grouped_norm(p, name, value, 1)
+
+
+def instance_norm(p: Parameters, name: str, value: Tensor) -> Tensor:
+    """Normalisation of each channel by its own statistics."""
+    return _grouped_norm(p, name, value, value.shape[1])
 
 
 def batch_norm(p: Parameters, name: str, value: Tensor) -> Tensor:
@@ -90,9 +103,15 @@ def assert_orthogonal_kernels(cell: nn.Module) -> None:
         torch.testing.assert_close(matrix @ matrix.T, unit, rtol=0, atol=1e-5, msg=name)
 
 
+def assert_xavier_uniform(weight: Tensor) -> None:
+    """Uniform within sqrt(6 / (fan-in + fan-out)); for kernels of many numbers."""
+    bound = math.sqrt(6 / (weight[:, 0].numel() + weight[0].numel()))
+    assert_uniform(weight, -bound, bound)
+
+
 def assert_uniform(draws: Tensor, low: float, high: float) -> None:
     """Draws look like U(low, high): in range, and every quantile where it belongs."""
-    ranks = ((draws.detach().double().sort().values - low) / (high - low)).flatten()
+    ranks = (draws.detach().double().flatten().sort().values - low) / (high - low)
     # Rounding of exp(log(u)) in float32 may leave the interval by a hair.
     assert ranks[0] > -1e-5 and ranks[-1] < 1 + 1e-5
     expected = (torch.arange(len(ranks)) + 0.5) / len(ranks)
