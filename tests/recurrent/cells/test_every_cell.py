@@ -17,6 +17,9 @@ BATCH, HEIGHT, WIDTH = 3, 5, 6
 
 # Options of each cell, small ones; a cell stands once for every form that runs other code.
 OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "conv_gru": [{"drive_channels": 5}, {"norm": "LN", "kernel_size": 5}],
+    "conv_lstm": [{"drive_channels": 5}, {"norm": "LN"}],
+    "conv_rnn": [{"drive_channels": 5}, {"norm": "LN"}],
     "hgru": [
         {},
         {"gala": False, "less_softplus": False},
@@ -25,7 +28,17 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     ],
     "hgru_low_dim": [{"drive_channels": 12}, {"drive_channels": 4, "gala": False}],
     "hgru_pathfinder": [{"kernel_size": 5}],
+    "intersection_rnn": [{}],
+    # Not its relu: a difference across the kink tells nothing of the slope.
+    "loc_rnn": [
+        {"drive_channels": 5, "nonlinearity": "softplus"},
+        {"gates": False, "nonlinearity": "softplus"},
+    ],
+    "reciprocal_gated": [{}],
+    # At its start, 0, the decay is at a minimum of every product with the Jacobian.
+    "time_decay": [{"tau_init": 0.5}],
     "top_down": [{"drive_channels": 13}, {"drive_channels": 3, "kernel_size": 1}],
+    "ugrnn": [{"drive_channels": 5}],
 }
 CASES = [(name, options) for name, variants in OPTIONS.items() for options in variants]
 
@@ -194,7 +207,10 @@ def test_double_backward(cell) -> None:
 
     def squared_product(*, create_graph: bool) -> Tensor:
         outputs = to_tensors(cell(drive, like(inputs, state)))
-        products = torch.autograd.grad(outputs, inputs, probes, create_graph=create_graph)
+        # A tensor of the state that the step does not read has a product of zero.
+        products = torch.autograd.grad(
+            outputs, inputs, probes, create_graph=create_graph, materialize_grads=True
+        )
         return sum((p.square().sum() for p in products), torch.zeros(()))
 
     @torch.no_grad()
