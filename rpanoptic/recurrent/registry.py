@@ -51,5 +51,8 @@ class Registry(Generic[T]):
     def __contains__(self, name: object) -> bool:
         return name in self._classes
 
+    def __len__(self) -> int:
+        return len(self._classes)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._classes)

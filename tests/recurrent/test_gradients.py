@@ -8,7 +8,15 @@ import weakref
 import pytest
 import torch
 
-from rpanoptic.recurrent import GRADIENTS, AdjointConfig, LipschitzPenalty, RecurrentBlock
+from rpanoptic.recurrent import (
+    GRADIENTS,
+    SOLVERS,
+    AdjointConfig,
+    ForwardConfig,
+    LipschitzPenalty,
+    RecurrentBlock,
+    StopReason,
+)
 from rpanoptic.recurrent.state import to_tensors
 
 from .helpers import (
@@ -21,27 +29,47 @@ from .helpers import (
     unflat,
 )
 
-EXACT = AdjointConfig(max_steps=2000, tol=1e-13)
+EXACT = {
+    solver: AdjointConfig(max_steps=2000, tol=1e-13, solver=solver, memory=20) for solver in SOLVERS
+}
+# Every way to the exact gradient of an equilibrium: (method, options of the block).
+IMPLICIT = {
+    **{f"rbp, {solver}": ("rbp", {"adjoint": config}) for solver, config in EXACT.items()},
+    "crbp": ("crbp", {"adjoint": EXACT["neumann"]}),
+    "cg_rbp": ("cg_rbp", {"adjoint": EXACT["neumann"]}),
+    "rbp, functional": ("rbp", {"adjoint": EXACT["neumann"], "backend": "functional"}),
+    "rbp, functional, anderson": ("rbp", {"adjoint": EXACT["anderson"], "backend": "functional"}),
+    "rbp, fall-back ready": ("rbp", {"adjoint": EXACT["gmres"], "on_failure": "tbptt"}),
+    # Gradients that vanish at the equilibrium show how far from it the state still is: hence 1e-15.
+    "rbp, accelerated forward": (
+        "rbp",
+        {
+            "adjoint": EXACT["neumann"],
+            "forward": ForwardConfig(tol=1e-15, acceleration="anderson"),
+            "on_failure": "record",
+        },
+    ),
+}
 
 
 def gradients_of(block: RecurrentBlock, drive: torch.Tensor, weights: torch.Tensor):
     """Gradients of <weights, h_T> for the drive and every parameter of the cell."""
     drive = drive.clone().requires_grad_()
     loss = (flat(block(drive).state) * weights).sum()
-    return torch.autograd.grad(loss, [drive, *block.parameters()])
+    # A cell may have no parameter that its state depends on at some sizes of the drive.
+    return torch.autograd.grad(loss, [drive, *block.parameters()], materialize_grads=True)
 
 
 def problem(name: str, seed: int, size: tuple[int, int] = (3, 4)):
     cell = CELLS_UNDER_TEST[name](seed)
-    drive = torch.randn(1, cell.channels, *size, dtype=torch.float64)
+    drive = torch.randn(1, cell.drive_channels, *size, dtype=torch.float64)
     weights = torch.randn(flat(cell.initial_state(drive)).numel(), dtype=torch.float64)
     return cell, drive, weights
 
 
 @pytest.mark.parametrize("name", CELLS_UNDER_TEST)
 @pytest.mark.parametrize(("seed", "size"), [(0, (3, 4)), (1, (5, 2))])
-@pytest.mark.parametrize("gradient", ["rbp", "crbp"])
-def test_equals_the_dense_solve(name: str, seed: int, size: tuple[int, int], gradient: str) -> None:
+def test_equals_the_dense_solve(name: str, seed: int, size: tuple[int, int]) -> None:
     cell, drive, g = problem(name, seed, size)
     equilibrium = settle(cell, drive)
     jacobian = dense_jacobian(cell, drive, equilibrium)
@@ -52,12 +80,13 @@ def test_equals_the_dense_solve(name: str, seed: int, size: tuple[int, int], gra
         to_tensors(cell(leaf, equilibrium)),
         [leaf, *cell.parameters()],
         to_tensors(unflat(adjoint, equilibrium)),
+        materialize_grads=True,
     )
-    actual = gradients_of(
-        RecurrentBlock(cell, steps=400, gradient=gradient, adjoint=EXACT), drive, g
-    )
-    # The series is cut at 1e-13 of g; its rest is amplified by at most 1 / (1 - rho) = 20.
-    assert_gradients_close(actual, expected, 1e-8)
+    for method, options in IMPLICIT.values():
+        block = RecurrentBlock(cell, steps=400, gradient=method, **options)
+        # The solve is cut at 1e-13 of g; its rest is amplified by at most 1 / (1 - rho) = 20.
+        assert_gradients_close(gradients_of(block, drive, g), expected, 1e-8)
+        assert (block.last.adjoint.reason == StopReason.CONVERGED).all()
 
 
 @pytest.mark.parametrize("name", CELLS_UNDER_TEST)
@@ -65,7 +94,7 @@ def test_equals_bptt_run_to_convergence(name: str) -> None:
     cell, drive, weights = problem(name, seed=2)
     bptt = gradients_of(RecurrentBlock(cell, steps=400, gradient="bptt"), drive, weights)
     rbp = gradients_of(
-        RecurrentBlock(cell, steps=400, gradient="rbp", adjoint=EXACT), drive, weights
+        RecurrentBlock(cell, steps=400, gradient="rbp", adjoint=EXACT["neumann"]), drive, weights
     )
     assert_gradients_close(rbp, bptt, 1e-8)
 
@@ -88,15 +117,64 @@ def test_truncated_series_is_the_partial_sum(terms: int) -> None:
     assert_gradients_close(actual, expected, 1e-10)
 
 
+@pytest.mark.parametrize("truncation", [1, 3, 9, 12])
+def test_truncated_bptt_by_its_definition(truncation: int) -> None:
+    cell, drive, g = problem("hgru", seed=3)
+    block = RecurrentBlock(cell, steps=9, gradient="tbptt", truncation=truncation)
+    state = settle(cell, drive, steps=max(9 - truncation, 0))
+    leaf = drive.clone().requires_grad_()
+    for _ in range(min(truncation, 9)):
+        state = cell(leaf, state)
+    expected = torch.autograd.grad((flat(state) * g).sum(), [leaf, *cell.parameters()])
+    assert_gradients_close(gradients_of(block, drive, g), expected, 1e-12)
+
+
+@pytest.mark.parametrize("name", ["hgru", "tuple state"])
+@pytest.mark.parametrize("terms", [0, 1, 6])
+def test_neumann_with_k_terms_is_truncated_bptt_with_one_step_more(name: str, terms: int) -> None:
+    cell, drive, g = problem(name, seed=12)
+    adjoint = AdjointConfig(max_steps=terms, tol=0)
+    neumann = RecurrentBlock(cell, steps=400, gradient="rbp", adjoint=adjoint)
+    truncated = RecurrentBlock(cell, steps=400, gradient="tbptt", truncation=terms + 1)
+    # Both at the same equilibrium, to rounding.
+    assert_gradients_close(
+        gradients_of(neumann, drive, g), gradients_of(truncated, drive, g), 1e-10
+    )
+
+
+def test_phantom_is_the_gradient_of_the_last_step_alone() -> None:
+    cell, drive, g = problem("hgru", seed=13)
+    phantom = RecurrentBlock(cell, steps=7, gradient="phantom", adjoint=EXACT["gmres"])
+    one_step = RecurrentBlock(cell, steps=7, gradient="tbptt", truncation=1)
+    assert_gradients_close(gradients_of(phantom, drive, g), gradients_of(one_step, drive, g), 1e-12)
+
+
+@pytest.mark.parametrize("name", CELLS_UNDER_TEST)
+def test_checkpointed_bptt_is_bptt(name: str) -> None:
+    cell, drive, g = problem(name, seed=14)
+    blocks = [
+        RecurrentBlock(cell, steps=6, gradient=method) for method in ("checkpointed_bptt", "bptt")
+    ]
+    assert_gradients_close(*(gradients_of(block, drive, g) for block in blocks), 1e-12)
+
+
 @pytest.mark.parametrize("name", CELLS_UNDER_TEST)
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_forward_is_bit_equal_under_every_method(name: str, steps: int) -> None:
+@pytest.mark.parametrize("tol", [0.0, 0.1])
+def test_forward_is_bit_equal_under_every_method(name: str, steps: int, tol: float) -> None:
     cell, drive, _ = problem(name, seed=4)
-    states = [flat(RecurrentBlock(cell, steps=steps, gradient=g)(drive).state) for g in GRADIENTS]
+    kwargs = {"steps": steps, "forward": ForwardConfig(tol=tol), "on_failure": "record"}
+    blocks = [RecurrentBlock(cell, gradient=g, **kwargs) for g in GRADIENTS]
+    blocks.append(RecurrentBlock(cell, gradient="rbp", backend="functional", **kwargs))
+    kwargs["on_failure"] = "tbptt"
+    blocks.append(RecurrentBlock(cell, gradient="rbp", **kwargs))
+    outputs = [block(drive) for block in blocks]
     with torch.no_grad():
-        states.append(flat(RecurrentBlock(cell, steps=steps)(drive).state))
-    assert len(states) > 2
-    assert all(torch.equal(states[0], state) for state in states[1:])
+        outputs.append(blocks[0](drive))
+    assert len(outputs) > 10
+    for output in outputs[1:]:
+        assert torch.equal(flat(output.state), flat(outputs[0].state))
+        assert torch.equal(output.diagnostics.steps, outputs[0].diagnostics.steps)
 
 
 def test_parameter_names_do_not_depend_on_the_method() -> None:
@@ -131,7 +209,7 @@ def test_create_graph_is_an_error() -> None:
     cell, drive, weights = problem("hgru", seed=7)
     drive.requires_grad_()
     loss = (flat(RecurrentBlock(cell, steps=5, gradient="rbp")(drive).state) * weights).sum()
-    with pytest.raises(RuntimeError, match=r"create_graph=True.*'bptt'"):
+    with pytest.raises(RuntimeError, match=r"create_graph=True.*'functional'.*'bptt'"):
         torch.autograd.grad(loss, drive, create_graph=True)
 
 
@@ -193,7 +271,7 @@ def test_unknown_method_lists_the_known() -> None:
 def test_the_update_gate_has_no_gradient_at_an_equilibrium() -> None:
     """h* = (1 - g2) h* + g2 h~ means h* = h~, whatever the gate g2: README says so."""
     cell, drive, weights = problem("hgru", seed=11)
-    block = RecurrentBlock(cell, steps=400, gradient="rbp", adjoint=EXACT)
+    block = RecurrentBlock(cell, steps=400, gradient="rbp", adjoint=EXACT["neumann"])
     (flat(block(drive).state) * weights).sum().backward()
     assert float(cell.update_gate.weight.grad.norm()) < 1e-10
     assert float(cell.excitation.weight.grad.norm()) > 1e-2

@@ -100,6 +100,12 @@ class Progress:
         self.reason = torch.where(given_up & ~is_finite, int(StopReason.NON_FINITE), reason)
         self.active = self.active & ~converged & ~given_up
 
+    def finish(self, done: Tensor) -> None:
+        """End the samples of which ``done`` ``(N,)`` is true: as near as rounding lets them."""
+        done = done & self.active
+        self.reason = torch.where(done, int(StopReason.CONVERGED), self.reason)
+        self.active = self.active & ~done
+
     def mask(self, rows: Tensor) -> Tensor:
         """``rows`` ``(N, D)`` with zeros for the finished samples.
 

@@ -33,6 +33,8 @@ class ConjugateGradient(AdjointSolver):
         slope = progress.mask(g - products.jvp(progress.mask(g)))
         direction = slope
         steepness = row_products(slope, slope)
+        # Slopes that are rounding errors lead away again.
+        level = (10 * torch.finfo(g.dtype).eps) ** 2 * steepness
         while progress.spend():
             direction = progress.mask(direction)
             image = direction - products.vjp(direction)
@@ -51,5 +53,6 @@ class ConjugateGradient(AdjointSolver):
             slope = progress.mask(residual)
             slope = slope - products.jvp(slope) - self.ridge * u
             last, steepness = steepness, row_products(slope, slope)
+            progress.finish(steepness <= level)
             direction = slope + safe_divide(steepness, last)[:, None] * direction
         return torch.where((progress.terms > 0)[:, None], u, g)

@@ -77,12 +77,12 @@ class _Cycle:
         usable = progress.active & length.isfinite() & (length > 0)
         cosine = torch.where(usable, safe_divide(above, length), 1.0)
         sine = torch.where(usable, safe_divide(below, length), 0.0)
-        rest = sine.abs() * self._rest
+        rest = -sine * self._rest
         column = [torch.where(usable, entry, 0.0) for entry in column[:-2]]
         self._columns.append([*column, torch.where(usable, length, 1.0)])
         self._right.append(torch.where(usable, cosine * self._rest, 0.0))
         self._rotations.append((cosine, sine))
-        reached = torch.where(length.isfinite(), rest, torch.inf)
+        reached = torch.where(length.isfinite(), rest.abs(), torch.inf)
         progress.settle(reached, accepted=usable, diverged=length == 0)
         self._rest = torch.where(usable, rest, self._rest)
         self._basis.append(progress.mask(safe_divide(image, size[:, None])))
