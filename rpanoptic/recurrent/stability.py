@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 
 from rpanoptic.recurrent.cells.base import RecurrentCell
-from rpanoptic.recurrent.state import State, like, per_sample, sample_norms, to_tensors
+from rpanoptic.recurrent.state import (
+    State,
+    like,
+    per_sample,
+    relative_change,
+    sample_norms,
+    to_tensors,
+    where,
+)
 
 
 @dataclass
@@ -160,7 +168,7 @@ def residual_curve(
     previous = cell.initial_state(drive) if state is None else state
     residual = []
     for current in _trajectory(cell, drive, previous, steps):
-        residual.append(_relative_distance(previous, current))
+        residual.append(relative_change(current, previous))
         previous = current
     return torch.stack(residual)
 
@@ -199,7 +207,7 @@ def past_trained_steps(
     (trained,) = deque(_trajectory(cell, drive, first, trained_steps), maxlen=1)
     distance, scores = [], []
     for current in _trajectory(cell, drive, first, steps):
-        distance.append(_relative_distance(current, trained))
+        distance.append(relative_change(trained, current))
         if score is not None:
             scores.append(_checked_score(score, cell.output(current)))
     return PastTrainedSteps(
@@ -307,13 +315,8 @@ def _normalised(vectors: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor
     """The vectors at unit norm, and the norms ``(N,)``; zeros where there is nothing to divide."""
     size = sample_norms(vectors)
     usable = torch.isfinite(size) & (size > 0)
-    unit = tuple(
-        torch.where(
-            per_sample(usable, t), (t / per_sample(size, t)).to(t.dtype), torch.zeros_like(t)
-        )
-        for t in vectors
-    )
-    return unit, size
+    unit = tuple((t / per_sample(size, t)).to(t.dtype) for t in vectors)
+    return where(usable, unit, tuple(torch.zeros_like(t) for t in vectors)), size
 
 
 def _growth_rate(ratios: Tensor) -> Tensor:
@@ -338,15 +341,6 @@ def _trajectory(cell: RecurrentCell, drive: Tensor, state: State, steps: int) ->
         with torch.no_grad():
             state = cell(drive, state)
         yield state
-
-
-@torch.no_grad()
-def _relative_distance(one: State, other: State) -> Tensor:
-    """``(N,)``: distance of the first to the second, in units of the norm of the second."""
-    first, second = to_tensors(one), to_tensors(other)
-    size = sample_norms(second)
-    distance = sample_norms(tuple(a - b for a, b in zip(first, second, strict=True)))
-    return distance / size.clamp_min(torch.finfo(size.dtype).tiny)
 
 
 @torch.no_grad()
