@@ -26,6 +26,7 @@ _COLORMAP = "viridis"
 _WIDTH, _HEIGHT = 6.4, 4.0
 _DPI = 150
 _MAX_PANELS = 12
+_LEAST_EXTENT = 0.2
 _PANEL_COLUMNS = 4
 
 
@@ -135,14 +136,15 @@ def draw_components(
 ) -> Figure:
     """Draw the trajectory of each sample in the plane of its first two principal components.
 
+    Lengths are in units of its largest distance from the mean. Of more than twelve samples the
+    first twelve are drawn.
+
     Args:
         projections: ``(steps, N, components)`` with at least two components; point i is the
             state after step i + 1.
         explained: ``(N, components)``, shares of the variance.
         trained_steps: the steps in training, marked.
         title: over the figure.
-
-    Of more than twelve samples the first twelve are drawn.
 
     Raises:
         ValueError: arrays of other shapes, or empty; a trajectory that ends before the trained
@@ -264,8 +266,13 @@ def _finish_steps(axes: Axes, steps: int, trained_steps: int, *, last: bool = Tr
 
 
 def _draw_trajectory(axes: Axes, points: np.ndarray, trained_steps: int) -> PathCollection:
-    """The path of ``(steps, 2)`` points, its dots coloured by step; returns the dots."""
-    first, second = points.T
+    """The path of ``(steps, 2)`` points, its dots coloured by step, in units of its reach.
+
+    Returns:
+        the dots.
+    """
+    reach = np.linalg.norm(points, axis=1).max()
+    first, second = points.T / (reach if reach > 0 else 1)
     axes.plot(first, second, color=_GREY, linewidth=0.8, zorder=1)
     steps = np.arange(1, len(points) + 1)
     dots = axes.scatter(first, second, c=steps, cmap=_COLORMAP, s=14, linewidths=0, zorder=2)
@@ -283,4 +290,9 @@ def _draw_trajectory(axes: Axes, points: np.ndarray, trained_steps: int) -> Path
             zorder=3,
         )
     axes.margins(0.12)
+    for bounds, widen in ((axes.get_xlim, axes.set_xlim), (axes.get_ylim, axes.set_ylim)):
+        low, high = bounds()
+        # Without a least extent a straight path would show its rounding errors, enlarged.
+        missing = max(_LEAST_EXTENT - (high - low), 0)
+        widen(low - missing / 2, high + missing / 2)
     return dots

@@ -76,10 +76,19 @@ def test_components_have_a_panel_a_sample_and_mark_start_and_trained_steps() -> 
     assert [axes.get_title() for axes in panels] == [f"sample {n + 1}" for n in range(SAMPLES)]
     for number, axes in enumerate(panels):
         dots, start, trained = (c.get_offsets() for c in axes.collections)
-        np.testing.assert_allclose(dots, PATHS[:, number, :2])
-        np.testing.assert_allclose(start[0], PATHS[0, number, :2])
-        np.testing.assert_allclose(trained[0], PATHS[TRAINED - 1, number, :2])
+        path = PATHS[:, number, :2]
+        path = path / np.linalg.norm(path, axis=1).max()
+        np.testing.assert_allclose(dots, path)
+        np.testing.assert_allclose(start[0], path[0])
+        np.testing.assert_allclose(trained[0], path[TRAINED - 1])
     assert panels[0].get_xlabel() == "component 1 (60 %)"
+
+
+def test_rounding_errors_of_a_straight_path_are_not_enlarged() -> None:
+    path = np.stack([np.linspace(-1e-5, 1e-5, 4), [1e-13, 0, -1e-13, 0]], axis=1)[:, None]
+    axes = draw_components(path, np.array([[1.0, 0.0]]), 2).axes[0]
+    low, high = axes.get_ylim()
+    assert high - low >= 0.2 and axes.get_xlim()[1] > 1
 
 
 def test_of_many_samples_the_first_twelve_are_drawn() -> None:
