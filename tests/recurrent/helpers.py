@@ -44,17 +44,58 @@ def contractive_hgru(seed: int, channels: int = 4, **options: object) -> Recurre
     return cell
 
 
+def contractive(name: str, seed: int, channels: int = 4, **options: object) -> RecurrentCell:
+    """A random cell in float64 that settles, by weak kernels on the state and biases off zero.
+
+    Slow gates are opened, so that some hundred steps are enough; LocRNN needs a stronger drive too.
+    """
+    torch.manual_seed(seed)
+    cell = build_cell(name, channels, **options).double()
+    with torch.no_grad():
+        for key, parameter in cell.named_parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+            if parameter.dim() == 4 and "drive" not in key:
+                parameter.mul_(0.3)
+            elif key.endswith("norm.weight") and "drive" not in key and name != "loc_rnn":
+                parameter.mul_(0.2)
+            elif key in ("excitation_drive.weight", "inhibition_drive.weight"):
+                parameter.mul_(2.0)
+            elif key.endswith(("gate_state.bias", "gate_state_norm.bias")):
+                parameter.add_(1.5)
+            elif key == "update_gate.bias":
+                parameter.fill_(1.0)
+    return cell
+
+
 def two_tensor_cell(seed: int) -> RecurrentCell:
     torch.manual_seed(seed)
     return TwoTensorCell(3).double()
 
 
+# The first ones go through every test; ALL_CELLS through those of exactness.
 CELLS_UNDER_TEST = {
     "hgru": contractive_hgru,
     "hgru without GALA": lambda seed: contractive_hgru(seed, gala=False),
     "hgru with omega": lambda seed: contractive_hgru(seed, less_softplus=False),
     "hgru tanh, no norm": lambda seed: contractive_hgru(seed, nonlinearity="tanh", norm=""),
     "tuple state": two_tensor_cell,
+}
+ALL_CELLS = {
+    **CELLS_UNDER_TEST,
+    "hgru extra softplus": lambda seed: contractive_hgru(seed, extra_softplus=True),
+    "hgru_pathfinder": lambda seed: contractive("hgru_pathfinder", seed, kernel_size=3),
+    "hgru_low_dim": lambda seed: contractive("hgru_low_dim", seed, drive_channels=8),
+    "top_down": lambda seed: contractive("top_down", seed, drive_channels=6),
+    "conv_rnn": lambda seed: contractive("conv_rnn", seed, drive_channels=2),
+    "time_decay": lambda seed: contractive("time_decay", seed, tau_init=0.5),
+    "conv_gru": lambda seed: contractive("conv_gru", seed),
+    "conv_gru, other drive": lambda seed: contractive("conv_gru", seed, drive_channels=2),
+    "conv_lstm": lambda seed: contractive("conv_lstm", seed),
+    "conv_lstm with norm": lambda seed: contractive("conv_lstm", seed, norm="LN"),
+    "ugrnn": lambda seed: contractive("ugrnn", seed),
+    "intersection_rnn": lambda seed: contractive("intersection_rnn", seed),
+    "reciprocal_gated": lambda seed: contractive("reciprocal_gated", seed),
+    "loc_rnn": lambda seed: contractive("loc_rnn", seed, nonlinearity="softplus"),
 }
 
 

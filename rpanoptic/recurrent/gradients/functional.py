@@ -119,7 +119,9 @@ class _FunctionalEquilibrium(torch.autograd.Function):
             return problem.evaluate(tuple(everything), state)
 
         vjp = _transposed(of_state, state)
-        adjoint = solve_adjoint(vjp, gradients, problem.config.adjoint, problem.record)
+        # A compiled graph cannot write into an object outside of it.
+        record = None if torch.compiler.is_compiling() else problem.record
+        adjoint = solve_adjoint(vjp, gradients, problem.config.adjoint, record)
         vjp_tensors = torch.func.vjp(of_tensors, *(tensors[index] for index in moving))[1]
         found = dict(zip(moving, vjp_tensors(adjoint), strict=True))
         nothing: tuple[None, ...] = (None,) * (1 + problem.count)
