@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rpanoptic.recurrent.adjoint import AdjointConfig, AdjointRecord
 from rpanoptic.recurrent.cells.base import RecurrentCell
-from contextlib import nullcontext as shared_spectra  # TODO
+from rpanoptic.recurrent.convolution import shared_spectra
 from rpanoptic.recurrent.gradients import GRADIENTS, CellStep, GradientConfig, Rollout
 from rpanoptic.recurrent.penalty import LipschitzPenalty
 from rpanoptic.recurrent.relaxation import ForwardConfig

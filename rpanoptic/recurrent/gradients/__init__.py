@@ -7,7 +7,8 @@ from rpanoptic.recurrent.gradients.base import (
     GradientMethod,
     Rollout,
 )
-from rpanoptic.recurrent.gradients.equilibrium import CGRBP, CRBP, RBP, EquilibriumError, Phantom
+from rpanoptic.recurrent.gradients.equilibrium import CGRBP, CRBP, RBP, Phantom
+from rpanoptic.recurrent.gradients.failure import EquilibriumError
 from rpanoptic.recurrent.gradients.through_time import BPTT, CBPTT, TBPTT, CheckpointedBPTT
 
 __all__ = [

@@ -11,13 +11,13 @@ has reached it; the first state gets none, an equilibrium has forgotten it.
 
 from __future__ import annotations
 
-import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+import torch._functorch.config
 from torch import Tensor
 
 from rpanoptic.recurrent.adjoint import AdjointConfig, AdjointRecord, solve_adjoint
@@ -29,13 +29,10 @@ from rpanoptic.recurrent.gradients.base import (
     Rollout,
     column_sums,
 )
+from rpanoptic.recurrent.gradients.failure import report, unsettled
 from rpanoptic.recurrent.gradients.functional import equilibrium_of
 from rpanoptic.recurrent.relaxation import Relaxation
-from rpanoptic.recurrent.state import State, like, relative_change, to_tensors, where
-
-
-class EquilibriumError(RuntimeError):
-    """A recurrence reached no equilibrium, or the adjoint system of one could not be solved."""
+from rpanoptic.recurrent.state import State, like, to_tensors, where
 
 
 @GRADIENTS.register("rbp")
@@ -59,9 +56,9 @@ class RBP(GradientMethod):
         for leaf in leaves:
             leaf.register_post_accumulate_grad_hook(_drop_grad)
         previous = like(leaves, run.state)
-        with self._twice_differentiable(step):
+        with self._on_tape(step):
             last = step(previous)
-        failed = self._failed(last, previous)
+        failed = unsettled(last, previous, self.config)
         record = AdjointRecord()
         outputs = _EquilibriumGradient.apply(
             _Solve(self.config, record, failed),
@@ -78,23 +75,15 @@ class RBP(GradientMethod):
             record,
         )
 
-    def _twice_differentiable(self, step: CellStep) -> AbstractContextManager[Any]:
-        # A compiled graph has no double backward, which penalty and Jacobian products need.
-        needed = self.penalised or self.config.adjoint.solver == "cg"
-        compiled = getattr(step.cell, "_compiled_call_impl", None) is not None
-        if needed and compiled:
+    def _on_tape(self, step: CellStep) -> AbstractContextManager[Any]:
+        """How a compiled cell takes the one step that is differentiated many times."""
+        if getattr(step.cell, "_compiled_call_impl", None) is None:
+            return nullcontext()
+        if self.penalised or self.config.adjoint.solver == "cg":
+            # A compiled graph has no double backward, which these need.
             return torch.compiler.set_stance("force_eager")
-        return nullcontext()
-
-    def _failed(self, last: State, previous: State) -> Tensor:
-        """``(N,)`` bool: where no equilibrium was reached, as far as one was asked for."""
-        with torch.no_grad():
-            change = relative_change(last, previous)
-        tol = self.config.forward.tol
-        failed = ~(change <= tol) if tol > 0 else ~torch.isfinite(change)
-        asked = f"{tol:g} relative change" if tol > 0 else "a finite state"
-        _report(self.config.on_failure, failed, f"the recurrence did not come to {asked}")
-        return failed
+        # A compiled graph gives its buffers away in its first backward pass, unless told not to.
+        return torch._functorch.config.patch(donated_buffer=False)
 
 
 @GRADIENTS.register("crbp")
@@ -140,18 +129,6 @@ def _drop_grad(leaf: Tensor) -> None:
     # The outer backward pass also reaches the leaf that the tape begins with. Nobody reads that
     # gradient; left there, it would hold a state's worth of memory.
     leaf.grad = None
-
-
-def _report(policy: str, failed: Tensor, what: str) -> None:
-    if policy not in ("warn", "raise") or torch.compiler.is_compiling():
-        return
-    count = int(failed.sum())
-    if not count:
-        return
-    message = f"{what} in {count} of {failed.numel()} samples"
-    if policy == "raise":
-        raise EquilibriumError(message)
-    warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 class _Solve:
@@ -203,7 +180,7 @@ class _EquilibriumGradient(torch.autograd.Function):
         )
         failed = solve.record.failed
         assert failed is not None
-        _report(solve.config.on_failure, failed, "the adjoint solve diverged")
+        report(solve.config, failed, "the adjoint solve diverged")
         nothing: tuple[None, ...] = (None,) * ctx.count
         if solve.config.on_failure != "tbptt":
             return (None, *adjoint, *nothing)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rpanoptic.recurrent.adjoint import AdjointRecord, solve_adjoint
 from rpanoptic.recurrent.gradients.base import CellStep, GradientConfig, Rollout
+from rpanoptic.recurrent.gradients.failure import report, unsettled
 from rpanoptic.recurrent.relaxation import Relaxation
 from rpanoptic.recurrent.state import State, like, to_tensors
 
@@ -36,6 +37,7 @@ def equilibrium_of(step: CellStep, state: State, steps: int, config: GradientCon
         run.advance(step, steps - 1)
         previous = run.state
         last = step(previous)
+        unsettled(last, previous, config)
     count = len(to_tensors(last))
     problem = _Problem(step, config, AdjointRecord(), last, count)
     outputs = _FunctionalEquilibrium.apply(problem, *to_tensors(last), *tensors)
@@ -122,6 +124,7 @@ class _FunctionalEquilibrium(torch.autograd.Function):
         # A compiled graph cannot write into an object outside of it.
         record = None if torch.compiler.is_compiling() else problem.record
         adjoint = solve_adjoint(vjp, gradients, problem.config.adjoint, record)
+        report(problem.config, problem.record.failed, "the adjoint solve diverged")
         vjp_tensors = torch.func.vjp(of_tensors, *(tensors[index] for index in moving))[1]
         found = dict(zip(moving, vjp_tensors(adjoint), strict=True))
         nothing: tuple[None, ...] = (None,) * (1 + problem.count)
