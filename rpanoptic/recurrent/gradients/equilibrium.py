@@ -61,7 +61,7 @@ class RBP(GradientMethod):
         failed = unsettled(last, previous, self.config)
         record = AdjointRecord()
         outputs = _EquilibriumGradient.apply(
-            _Solve(self.config, record, failed),
+            _Solve(self.config, record, failed, _is_compiled(step)),
             *to_tensors(last),
             *leaves,
             *(to_tensors(step(fallback.state)) if fallback else ()),
@@ -77,13 +77,10 @@ class RBP(GradientMethod):
 
     def _on_tape(self, step: CellStep) -> AbstractContextManager[Any]:
         """How a compiled cell takes the one step that is differentiated many times."""
-        if getattr(step.cell, "_compiled_call_impl", None) is None:
-            return nullcontext()
-        if self.penalised or self.config.adjoint.solver == "cg":
+        if _is_compiled(step) and (self.penalised or self.config.adjoint.solver == "cg"):
             # A compiled graph has no double backward, which these need.
             return torch.compiler.set_stance("force_eager")
-        # A compiled graph gives its buffers away in its first backward pass, unless told not to.
-        return torch._functorch.config.patch(donated_buffer=False)
+        return _kept_buffers(_is_compiled(step))
 
 
 @GRADIENTS.register("crbp")
@@ -131,6 +128,15 @@ def _drop_grad(leaf: Tensor) -> None:
     leaf.grad = None
 
 
+def _is_compiled(step: CellStep) -> bool:
+    return getattr(step.cell, "_compiled_call_impl", None) is not None
+
+
+def _kept_buffers(compiled: bool) -> AbstractContextManager[Any]:
+    # Unless told not to, a compiled graph gives its buffers away in its first backward pass.
+    return torch._functorch.config.patch(donated_buffer=False) if compiled else nullcontext()
+
+
 class _Solve:
     """What a backward pass needs to know beside tensors.
 
@@ -138,9 +144,13 @@ class _Solve:
         config: of the method.
         record: filled in.
         failed: ``(N,)`` bool, samples without an equilibrium.
+        compiled: whether the cell is.
     """
 
-    def __init__(self, config: GradientConfig, record: AdjointRecord, failed: Tensor) -> None:
+    def __init__(
+        self, config: GradientConfig, record: AdjointRecord, failed: Tensor, compiled: bool
+    ) -> None:
+        self.compiled = compiled
         self.config = config
         self.record = record
         self.failed = failed
@@ -175,9 +185,10 @@ class _EquilibriumGradient(torch.autograd.Function):
             ctx.saved_tensors[ctx.count : 2 * ctx.count],
         )
         tape = _Tape(last, previous)
-        adjoint = solve_adjoint(
-            tape.vjp, gradients, solve.config.adjoint, solve.record, jvp=tape.jvp
-        )
+        with _kept_buffers(solve.compiled):
+            adjoint = solve_adjoint(
+                tape.vjp, gradients, solve.config.adjoint, solve.record, jvp=tape.jvp
+            )
         failed = solve.record.failed
         assert failed is not None
         report(solve.config, failed, "the adjoint solve diverged")
