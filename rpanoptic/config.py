@@ -50,18 +50,23 @@ def _recurrent_block_defaults() -> CfgNode:
     block = CN()
     # The recurrent cell, by its name in rpanoptic.recurrent.CELLS.
     block.CELL = "hgru"
-    # Side of the cell's spatial kernels, in pixels; odd.
-    block.KERNEL_SIZE = 3
-    # Normalisation inside the cell: "GN" (at most 32 groups) or "" for none. Batch statistics
-    # would couple the samples of a batch through the recurrence, so they are not offered.
-    block.NORM = "GN"
+    # Side of the cell's spatial kernels, in pixels; odd. 0 takes the cell's own.
+    block.KERNEL_SIZE = 0
+    # Normalisation inside the cell: "GN" (at most 32 groups), "LN", "IN", "BN" or "" for none;
+    # "default" takes the cell's own. "BN", batch statistics at every step, couples the samples of
+    # a batch through the recurrence: only for the papers' forms that were trained with it.
+    block.NORM = "default"
+    # Nonlinearity of the cell: "softplus", "tanh", "relu", "sigmoid" or "elu"; "default" takes
+    # the cell's own.
+    block.NONLINEARITY = "default"
+    # The next four are options of the hGRUs. Changing one for a cell that lacks it is an error.
     # Gate the inhibition by global and local attention (GALA) instead of a 1 x 1 convolution.
     block.GALA = True
-    # Nonlinearity of the cell: "softplus", "tanh", "relu" or "sigmoid".
-    block.NONLINEARITY = "softplus"
     # The candidate state is the excitation alone (True, the paper's), or adds it to the inhibited
     # drive (False).
     block.LESS_SOFTPLUS = True
+    # A further softplus on the new state.
+    block.EXTRA_SOFTPLUS = False
     # Gate biases: "chrono" draws log U(1, STEPS - 1); "legacy" draws U(1, STEPS - 1), as the
     # released code did by mistake and the published numbers were made with.
     block.BIAS_INIT = "chrono"
@@ -69,14 +74,44 @@ def _recurrent_block_defaults() -> CfgNode:
     block.STEPS = 20
     # Steps at inference; 0 takes STEPS.
     block.STEPS_TEST = 0
-    # How gradients are found, by name in rpanoptic.recurrent.GRADIENTS: "bptt", "rbp" (Neumann
-    # series at the equilibrium), "crbp" (rbp and the Lipschitz coefficient penalty).
+    # How gradients are found, by name in rpanoptic.recurrent.GRADIENTS: "bptt", "tbptt",
+    # "checkpointed_bptt", "cbptt" (bptt and the penalty), "rbp" (at the equilibrium), "crbp" (rbp
+    # and the penalty), "cg_rbp" (conjugate gradients), "phantom" (the last step alone).
     block.GRADIENT = "crbp"
+    # Last steps that "tbptt", and the fall-back to it, differentiate.
+    block.TRUNCATION = 5
+    # Of the methods of the equilibrium: "tape" keeps the graph of the last step; "functional"
+    # evaluates the step again, compiles as one graph and can be differentiated again.
+    block.BACKEND = "tape"
+    # Where a sample reaches no equilibrium or its adjoint solve fails: "warn" (once),
+    # "raise", "record" (in the logs alone), or "tbptt" to give that sample the gradient of tbptt.
+    # For "warn" and "raise" the host waits for a GPU once a pass.
+    block.ON_FAILURE = "warn"
+    block.FORWARD = CN()
+    # A sample is frozen once a step changes its state by at most TOL, relatively; 0: never.
+    block.FORWARD.TOL = 0.0
+    # "none", or "anderson" for Anderson acceleration of the steps before the last.
+    block.FORWARD.ACCELERATION = "none"
+    # Vectors that Anderson acceleration mixes.
+    block.FORWARD.MEMORY = 5
+    # On a GPU, steps between two looks at whether all samples are frozen; each look makes the
+    # host wait. 0: never.
+    block.FORWARD.CHECK_EVERY = 0
     block.ADJOINT = CN()
+    # The solver, by name in rpanoptic.recurrent.SOLVERS: "neumann", "anderson", "gmres",
+    # "bicgstab", "cg".
+    block.ADJOINT.SOLVER = "neumann"
     # Most vector-Jacobian products for one adjoint solve; 0 gives the one-step gradient.
     block.ADJOINT.MAX_STEPS = 15
-    # A sample's series ends when its last term is below TOL times the incoming gradient.
+    # A sample is solved when its residual (the last term of the series) is below TOL times the
+    # incoming gradient.
     block.ADJOINT.TOL = 1.0e-6
+    # Vectors that "anderson" mixes, or that "gmres" keeps before it restarts.
+    block.ADJOINT.MEMORY = 5
+    # Regularisation of "cg"; 0 solves the system itself.
+    block.ADJOINT.RIDGE = 0.0
+    # As FORWARD.CHECK_EVERY, in products.
+    block.ADJOINT.CHECK_EVERY = 0
     block.LIPSCHITZ = CN()
     # Column sums of the state Jacobian are penalised where they exceed TAU.
     block.LIPSCHITZ.TAU = 0.95
@@ -85,4 +120,6 @@ def _recurrent_block_defaults() -> CfgNode:
     # "sum" over everything (the paper's), "mean" over everything, or "per_sample": the sum over a
     # sample's features, averaged over samples, so that its strength ignores their number.
     block.LIPSCHITZ.REDUCTION = "sum"
+    # Penalise column sums below -TAU as well.
+    block.LIPSCHITZ.TWO_SIDED = False
     return block

@@ -14,8 +14,14 @@ class RecurrenceLogger(HookBase):
     For a block at ``roi_heads.mask_head.recurrence`` these are, as means over the samples (RoIs)
     of its latest run, under ``recurrence/roi_heads.mask_head.recurrence/``:
 
+    * ``steps``: steps that were taken;
     * ``residual``: relative change of the state in the last step, 0 at an equilibrium;
-    * ``adjoint_terms``: terms of the adjoint series, where the gradient method sums one.
+
+    and, where the gradient method solves an adjoint system,
+
+    * ``adjoint_terms``: vector-Jacobian products that the solution is made of;
+    * ``adjoint_residual``: its relative residual;
+    * ``adjoint_failed``: share of the samples whose solve diverged or broke down.
 
     Args:
         period: iterations between two records.
@@ -33,9 +39,12 @@ class RecurrenceLogger(HookBase):
             last = block.last
             if last is None:
                 continue
+            self._put(f"{prefix}/steps", last.steps)
             self._put(f"{prefix}/residual", last.residual)
             if last.adjoint is not None:
                 self._put(f"{prefix}/adjoint_terms", last.adjoint.terms)
+                self._put(f"{prefix}/adjoint_residual", last.adjoint.residual)
+                self._put(f"{prefix}/adjoint_failed", last.adjoint.failed)
 
     def _put(self, name: str, values: Tensor | None) -> None:
         # No backward pass, no adjoint; no foreground box, no sample.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from detectron2.config import CfgNode
 
 from rpanoptic.errors import ConfigError
@@ -9,6 +12,7 @@ from rpanoptic.recurrent import (
     CELLS,
     GRADIENTS,
     AdjointConfig,
+    ForwardConfig,
     LipschitzPenalty,
     RecurrentBlock,
     build_cell,
@@ -28,29 +32,62 @@ def build_recurrent_block(node: CfgNode, channels: int, *, key: str) -> Recurren
     """
     check_recurrent_node(node, key=key)
     try:
-        cell = build_cell(
-            node.CELL,
-            channels,
-            kernel_size=node.KERNEL_SIZE,
-            gala=node.GALA,
-            nonlinearity=node.NONLINEARITY,
-            norm=node.NORM,
-            less_softplus=node.LESS_SOFTPLUS,
-            bias_init=node.BIAS_INIT,
-            max_steps=node.STEPS,
-        )
+        cell = build_cell(node.CELL, channels, **_cell_options(node, key))
         return RecurrentBlock(
             cell,
             steps=node.STEPS,
             steps_test=node.STEPS_TEST,
             gradient=node.GRADIENT,
-            adjoint=AdjointConfig(node.ADJOINT.MAX_STEPS, node.ADJOINT.TOL),
-            penalty=LipschitzPenalty(
-                node.LIPSCHITZ.TAU, node.LIPSCHITZ.WEIGHT, node.LIPSCHITZ.REDUCTION
-            ),
+            forward=ForwardConfig(**_lower(node.FORWARD)),
+            adjoint=AdjointConfig(**_lower(node.ADJOINT)),
+            penalty=LipschitzPenalty(**_lower(node.LIPSCHITZ)),
+            truncation=node.TRUNCATION,
+            backend=node.BACKEND,
+            on_failure=node.ON_FAILURE,
         )
     except ValueError as error:
         raise ConfigError(f"{key}: {error}") from error
+
+
+# The options of cells by their keys, with the defaults of the config.
+CELL_KEYS = {
+    "KERNEL_SIZE": 0,
+    "NORM": "default",
+    "NONLINEARITY": "default",
+    "GALA": True,
+    "LESS_SOFTPLUS": True,
+    "EXTRA_SOFTPLUS": False,
+    "BIAS_INIT": "chrono",
+}
+# Values that leave the choice to the cell.
+CELLS_OWN = (0, "default")
+
+
+def _cell_options(node: CfgNode, key: str) -> dict[str, Any]:
+    """The keyword arguments for the node's cell.
+
+    Raises:
+        ConfigError: a key was changed that the cell has no use for.
+    """
+    known = inspect.signature(CELLS.get(node.CELL)).parameters
+    options = {}
+    for name, default in CELL_KEYS.items():
+        value = node[name]
+        if name.lower() in known:
+            if isinstance(value, bool) or value not in CELLS_OWN:
+                options[name.lower()] = value
+        elif value != default:
+            raise ConfigError(
+                f"{key}.{name} is {value!r}, but cell {node.CELL!r} has no such option; "
+                f"leave it at {default!r}"
+            )
+    if "max_steps" in known:
+        options["max_steps"] = node.STEPS
+    return options
+
+
+def _lower(node: CfgNode) -> dict[str, Any]:
+    return {name.lower(): value for name, value in node.items()}
 
 
 def check_recurrent_node(node: CfgNode, *, key: str) -> None:

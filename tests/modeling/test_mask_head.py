@@ -17,7 +17,7 @@ import rpanoptic.modeling  # noqa: F401  registers the head
 from rpanoptic import add_rpanoptic_config
 from rpanoptic.errors import ConfigError
 from rpanoptic.modeling import RecurrentMaskRCNNHead
-from rpanoptic.recurrent import GRADIENTS, RecurrentBlock, build_cell
+from rpanoptic.recurrent import CELLS, GRADIENTS, RecurrentBlock, build_cell
 
 CHANNELS, SIZE, CLASSES = 8, 7, 5
 
@@ -66,12 +66,41 @@ def features(count: int) -> torch.Tensor:
 def test_losses_of_every_method(gradient: str) -> None:
     head = build(small_config(GRADIENT=gradient))
     losses = head(features(3), [regions(1), regions(2)])
-    keys = {"loss_mask", "loss_lipschitz_mask"} if gradient == "crbp" else {"loss_mask"}
+    penalised = gradient in ("crbp", "cbptt")
+    keys = {"loss_mask", "loss_lipschitz_mask"} if penalised else {"loss_mask"}
     assert set(losses) == keys
     # The predictor starts near zero, where the cross entropy of any mask is log 2.
     assert abs(losses["loss_mask"].item() - 0.6931) < 1e-2
     sum(losses.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
+
+
+@pytest.mark.parametrize("cell", list(CELLS))
+def test_every_cell_serves_the_head(cell: str) -> None:
+    head = build(small_config(CELL=cell, GRADIENT="crbp", STEPS=3))
+    losses = head(features(3), [regions(1), regions(2)])
+    sum(losses.values()).backward()
+    assert head.predictor.weight.grad.isfinite().all()
+    assert any(p.grad is not None and p.grad.any() for p in head.recurrence.cell.parameters())
+
+
+def test_keys_reach_the_block() -> None:
+    cfg = small_config(
+        CELL="loc_rnn", NONLINEARITY="softplus", GRADIENT="tbptt", TRUNCATION=2, BACKEND="tape"
+    )
+    node = cfg.MODEL.RECURRENT.MASK_HEAD
+    node.FORWARD.TOL, node.ADJOINT.SOLVER, node.ADJOINT.MEMORY = 1e-3, "gmres", 7
+    node.LIPSCHITZ.TWO_SIDED = True
+    block = build(cfg).recurrence
+    config = block.method.config
+    assert (config.truncation, config.forward.tol) == (2, 1e-3)
+    assert (config.adjoint.solver, config.adjoint.memory) == ("gmres", 7)
+    assert block.penalty.two_sided
+    # "default" and 0 leave the choice to the cell.
+    expected = build_cell("loc_rnn", CHANNELS, nonlinearity="softplus")
+    assert {k: v.shape for k, v in block.cell.state_dict().items()} == {
+        k: v.shape for k, v in expected.state_dict().items()
+    }
 
 
 def test_penalty_of_weight_zero_is_no_loss() -> None:
@@ -148,10 +177,15 @@ def test_built_without_a_config() -> None:
     [
         ({"STEPS": 0}, ["MASK_HEAD.STEPS", "at least 1", "0"]),
         ({"STEPS_TEST": -1}, ["MASK_HEAD.STEPS_TEST", "at least 0", "-1"]),
-        ({"CELL": "hgur"}, ["MASK_HEAD.CELL", "hgur", "known: hgru"]),
-        ({"GRADIENT": "cbp"}, ["MASK_HEAD.GRADIENT", "cbp", "known: bptt, crbp, rbp"]),
+        ({"CELL": "hgur"}, ["MASK_HEAD.CELL", "hgur", "known: conv_gru", "'hgru'?"]),
+        ({"GRADIENT": "cbp"}, ["MASK_HEAD.GRADIENT", "cbp", "known: bptt, cbptt", "rbp"]),
         ({"KERNEL_SIZE": 2}, ["MODEL.RECURRENT.MASK_HEAD", "kernel_size", "odd"]),
-        ({"NORM": "BN"}, ["MODEL.RECURRENT.MASK_HEAD", "norm", "'GN'"]),
+        ({"NORM": "XN"}, ["MODEL.RECURRENT.MASK_HEAD", "norm", "'GN'"]),
+        ({"CELL": "conv_gru", "GALA": False}, ["MASK_HEAD.GALA", "False", "conv_gru"]),
+        ({"CELL": "time_decay", "KERNEL_SIZE": 3}, ["MASK_HEAD.KERNEL_SIZE", "time_decay", "0"]),
+        ({"ON_FAILURE": "ignore"}, ["MODEL.RECURRENT.MASK_HEAD", "on_failure", "'tbptt'"]),
+        ({"TRUNCATION": 0}, ["MODEL.RECURRENT.MASK_HEAD", "truncation"]),
+        ({"BACKEND": "graph"}, ["MODEL.RECURRENT.MASK_HEAD", "backend", "'functional'"]),
         ({"OUTPUT_NORM": "batch"}, ["MASK_HEAD.OUTPUT_NORM", "batch", "SyncBN"]),
     ],
 )

@@ -45,7 +45,7 @@ def gradient(drive: Tensor, **options) -> tuple[Tensor, RecurrentBlock]:
 
 @pytest.mark.parametrize("backend", ["tape", "functional"])
 def test_divergence_warns_and_stands_in_the_record(backend: str) -> None:
-    with pytest.warns(RuntimeWarning, match="adjoint solve diverged in 1 of 2 samples"):
+    with pytest.warns(RuntimeWarning, match="adjoint solve diverged in some samples"):
         found, block = gradient(drive_of([0.5, -2.0]), backend=backend)
     assert torch.isfinite(found).all()
     record = block.last.adjoint

@@ -63,9 +63,9 @@ class RecurrentMaskRCNNHead(BaseMaskRCNNHead):
     ) -> None:
         super().__init__(loss_weight=loss_weight, vis_period=vis_period)
         channels = recurrence.cell.channels
-        if input_shape.channels != channels:
+        if input_shape.channels != recurrence.cell.drive_channels:
             raise ValueError(
-                f"the recurrent block has {channels} channels, "
+                f"the drive of the recurrent block has {recurrence.cell.drive_channels} channels, "
                 f"the pooled features have {input_shape.channels}"
             )
         self.recurrence = recurrence
@@ -122,7 +122,7 @@ class RecurrentMaskRCNNHead(BaseMaskRCNNHead):
             penalty of weight above 0; otherwise the instances.
         """
         output = self.recurrence(x)
-        logits = self.read_out(output.state)
+        logits = self.read_out(output.output)
         if not self.training:
             mask_rcnn_inference(logits, instances)
             return instances
@@ -134,8 +134,8 @@ class RecurrentMaskRCNNHead(BaseMaskRCNNHead):
 
     def layers(self, x: Tensor) -> Tensor:
         """Mask logits ``(R, K, 2P, 2P)`` of pooled features ``(R, C, P, P)``."""
-        return self.read_out(self.recurrence(x).state)
+        return self.read_out(self.recurrence(x).output)
 
-    def read_out(self, state: Tensor) -> Tensor:
-        """Mask logits ``(R, K, 2P, 2P)`` of a state ``(R, C, P, P)``, whatever its step."""
-        return self.predictor(F.relu(self.deconv(self.output_norm(state))))
+    def read_out(self, output: Tensor) -> Tensor:
+        """Mask logits ``(R, K, 2P, 2P)`` of what the cell reads out, ``(R, C, P, P)``."""
+        return self.predictor(F.relu(self.deconv(self.output_norm(output))))

@@ -39,7 +39,9 @@ def report(config: GradientConfig, failed: Tensor | None, what: str) -> None:
     count = 0 if failed is None else int(failed.sum())
     if failed is None or not count:
         return
-    message = f"{what} in {count} of {failed.numel()} samples"
     if config.on_failure == "raise":
-        raise EquilibriumError(message)
-    warnings.warn(message, RuntimeWarning, stacklevel=3)
+        raise EquilibriumError(f"{what} in {count} of {failed.numel()} samples")
+    # The same words every time, so that Python says them once and not at every iteration.
+    warnings.warn(
+        f"{what} in some samples; the block's diagnostics tell which", RuntimeWarning, stacklevel=3
+    )
