@@ -7,9 +7,9 @@ from itertools import islice
 import pytest
 import torch
 
-from rpanoptic.recurrent import GRADIENTS, RecurrentBlock, build_cell
+from rpanoptic.recurrent import GRADIENTS, AdjointConfig, RecurrentBlock, build_cell
 
-from .helpers import contractive_hgru, settle
+from .helpers import assert_gradients_close, contractive, contractive_hgru, settle
 
 DRIVE = torch.linspace(-1, 1, 4 * 9, dtype=torch.float64).view(1, 4, 3, 3)
 
@@ -71,3 +71,55 @@ def test_impossible_steps_by_call() -> None:
 def test_a_drive_of_another_shape_is_named() -> None:
     with pytest.raises(ValueError, match=r"\(N, 4, H, W\).*got \(1, 3, 5, 5\)"):
         RecurrentBlock(contractive_hgru(0))(torch.zeros(1, 3, 5, 5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("cell", "state", "words"),
+    [
+        ("hgru", torch.zeros(1, 4, 2, 3), [r"(1, 4, 3, 3)", r"(1, 4, 2, 3)"]),
+        ("hgru", (torch.zeros(1, 4, 3, 3),) * 2, [r"[(1, 4, 3, 3)]"]),
+        ("conv_lstm", torch.zeros(1, 4, 3, 3), [r"[(1, 4, 3, 3), (1, 4, 3, 3)]"]),
+    ],
+)
+def test_a_state_of_another_form_is_named(cell: str, state, words: list[str]) -> None:
+    block = RecurrentBlock(build_cell(cell, 4))
+    with pytest.raises(ValueError) as caught:
+        block(torch.zeros(1, 4, 3, 3), state=state)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_output_is_what_the_cell_reads_out() -> None:
+    torch.manual_seed(0)
+    block = RecurrentBlock(build_cell("intersection_rnn", 4), steps=3, gradient="bptt")
+    output = block(torch.randn(2, 4, 3, 3))
+    hidden, shown = output.state
+    assert torch.equal(output.output, shown) and not torch.equal(output.output, hidden)
+
+
+def test_all_of_the_state_takes_part_in_the_adjoint() -> None:
+    """The memory of a ConvLSTM acts on later outputs; released C-RBP code leaves it out."""
+    cell = contractive("conv_lstm", 0)
+    drive = torch.randn(1, 4, 3, 3, dtype=torch.float64)
+    exact = AdjointConfig(max_steps=500, tol=1e-13)
+    found = {}
+    for gradient in ("bptt", "rbp"):
+        block = RecurrentBlock(cell, steps=400, gradient=gradient, adjoint=exact)
+        # Only h is read out, so that all that c's gradient gets comes through the recurrence.
+        found[gradient] = torch.autograd.grad(
+            block(drive).output.sin().sum(), list(cell.parameters())
+        )
+    assert_gradients_close(found["rbp"], found["bptt"], 1e-8)
+
+
+def test_a_state_in_channels_last_keeps_its_layout() -> None:
+    torch.manual_seed(0)
+    cell = build_cell("hgru", 8)
+    drive = torch.randn(2, 8, 6, 6)
+    gradients = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        leaf = drive.clone(memory_format=memory_format).requires_grad_()
+        output = RecurrentBlock(cell, steps=6, on_failure="record")(leaf).output
+        assert output.is_contiguous(memory_format=memory_format)
+        gradients.append(torch.autograd.grad(output.square().sum(), [leaf, *cell.parameters()]))
+    # float32, with sums in another order.
+    assert_gradients_close(*gradients, tolerance=1e-4)

@@ -121,17 +121,6 @@ def test_no_grad_and_inference_mode_have_no_graph(gradient: str) -> None:
         assert torch.equal(output.output, expected)
 
 
-@pytest.mark.parametrize("gradient", METHODS)
-def test_a_given_state_is_where_it_starts(gradient: str) -> None:
-    block = make(gradient)
-    drive = torch.randn(2, 4, 5, 5)
-    with torch.no_grad():
-        half, whole = block(drive, steps=3), block(drive, steps=7)
-    resumed = block(drive, state=half.state, steps=4)
-    assert torch.equal(resumed.output, whole.output)
-    resumed.output.sum().backward()
-
-
 # -- mixed precision
 
 

@@ -42,6 +42,15 @@ def test_equals_the_dense_column_sums(name: str, reduction: str) -> None:
     torch.testing.assert_close(actual.detach(), 3.0 * expected[reduction], rtol=1e-10, atol=0)
 
 
+def test_both_sides() -> None:
+    sums = torch.tensor([[-3.0, -0.5, 0.5, 2.0]], requires_grad=True)
+    one, both = (LipschitzPenalty(1.0, 1.0, two_sided=two) for two in (False, True))
+    assert one((sums,)).item() == 1.0
+    assert both((sums,)).item() == 5.0
+    (gradient,) = torch.autograd.grad(both((sums,)), sums)
+    assert gradient.tolist() == [[-4.0, 0.0, 0.0, 2.0]]
+
+
 @pytest.mark.parametrize("name", CELLS_UNDER_TEST)
 def test_gradient_by_finite_differences(name: str) -> None:
     cell = CELLS_UNDER_TEST[name](1)
@@ -91,6 +100,7 @@ def test_nothing_is_computed_where_it_is_not_wanted() -> None:
     assert RecurrentBlock(cell, penalty=LipschitzPenalty(weight=0.0))(drive).penalty is None
     assert RecurrentBlock(cell, gradient="rbp")(drive).penalty is None
     assert RecurrentBlock(cell, gradient="bptt")(drive).penalty is None
+    assert RecurrentBlock(cell, gradient="cbptt", steps=1)(drive).penalty is not None
     assert RecurrentBlock(cell).eval()(drive).penalty is None
     with torch.no_grad():
         assert RecurrentBlock(cell)(drive).penalty is None
