@@ -8,3 +8,10 @@ def check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         names = ", ".join(repr(name) for name in known)
         raise ValueError(f"{option} must be one of {names}; got {value!r}")
+
+
+def check_count(option: str, value: int, *, least: int) -> int:
+    """Return ``value``; raise a ValueError unless it is an integer of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{option} must be an integer of at least {least}, got {value!r}")
+    return value

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rpanoptic.recurrent.adjoint import AdjointConfig, AdjointRecord
 from rpanoptic.recurrent.cells.base import RecurrentCell
+from rpanoptic.recurrent.checks import check_count
 from rpanoptic.recurrent.convolution import shared_spectra
 from rpanoptic.recurrent.gradients import GRADIENTS, CellStep, GradientConfig, Rollout
 from rpanoptic.recurrent.penalty import LipschitzPenalty
@@ -96,8 +97,8 @@ class RecurrentBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.cell = cell
-        self.steps = _check_steps("steps", steps, least=1)
-        self.steps_test = _check_steps("steps_test", steps_test, least=0)
+        self.steps = check_count("steps", steps, least=1)
+        self.steps_test = check_count("steps_test", steps_test, least=0)
         self.gradient = gradient
         config = GradientConfig(
             forward or ForwardConfig(),
@@ -127,7 +128,7 @@ class RecurrentBlock(nn.Module):
         self._check_drive(drive)
         if steps is None:
             steps = self.steps if self.training else self.steps_test or self.steps
-        _check_steps("steps", steps, least=1)
+        check_count("steps", steps, least=1)
         state = self._first_state(drive, state)
         step = CellStep(self.cell, drive)
         run = self.method if torch.is_grad_enabled() else self.method.run_without_gradient
@@ -173,12 +174,6 @@ class RecurrentBlock(nn.Module):
 
     def extra_repr(self) -> str:
         return f"steps={self.steps}, steps_test={self.steps_test}, gradient={self.gradient!r}"
-
-
-def _check_steps(name: str, value: int, *, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-    return value
 
 
 @torch.no_grad()

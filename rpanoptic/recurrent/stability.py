@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from rpanoptic.recurrent.cells.base import RecurrentCell
+from rpanoptic.recurrent.checks import check_count
+from rpanoptic.recurrent.jacobian import StepJacobian, as_leaves
 from rpanoptic.recurrent.state import (
     State,
-    like,
     per_sample,
     relative_change,
     sample_norms,
@@ -100,12 +101,12 @@ def spectral_radius(
     Raises:
         ValueError: too few iterations.
     """
-    _check_count("iterations", iterations, least=2)
-    step = _TapedStep(cell, drive, state)
+    check_count("iterations", iterations, least=2)
+    jacobian = _jacobian(cell, drive, state)
     vectors = _start_vectors(state, generator)
     ratios = []
     for _ in range(iterations):
-        vectors, size = _normalised(step.vjp(vectors))
+        vectors, size = _normalised(jacobian.vjp(vectors))
         ratios.append(size)
     growth = torch.stack(ratios)
     return _estimate(_growth_rate(growth), _growth_rate(growth[: iterations // 2]), growth)
@@ -135,14 +136,14 @@ def largest_singular_value(
     Raises:
         ValueError: too few iterations.
     """
-    _check_count("iterations", iterations, least=2)
-    step = _TapedStep(cell, drive, state)
+    check_count("iterations", iterations, least=2)
+    jacobian = _jacobian(cell, drive, state)
     vectors = _start_vectors(state, generator)
     sizes = []
     for _ in range(iterations):
-        images = step.jvp(vectors)
+        images = jacobian.jvp(vectors)
         sizes.append(sample_norms(images))
-        vectors, _ = _normalised(step.vjp(images))
+        vectors, _ = _normalised(jacobian.vjp(images))
     values = torch.stack(sizes)
     return _estimate(values[-1], values[iterations // 2 - 1], values)
 
@@ -164,7 +165,7 @@ def residual_curve(
     Raises:
         ValueError: too few steps.
     """
-    _check_count("steps", steps, least=1)
+    check_count("steps", steps, least=1)
     previous = cell.initial_state(drive) if state is None else state
     residual = []
     for current in _trajectory(cell, drive, previous, steps):
@@ -200,8 +201,8 @@ def past_trained_steps(
     Raises:
         ValueError: impossible numbers of steps, or a score of another shape.
     """
-    _check_count("trained_steps", trained_steps, least=1)
-    _check_count("steps", steps, least=trained_steps)
+    check_count("trained_steps", trained_steps, least=1)
+    check_count("steps", steps, least=trained_steps)
     first = cell.initial_state(drive) if state is None else state
     # Running the trained steps twice needs the memory of two states, whatever their number.
     (trained,) = deque(_trajectory(cell, drive, first, trained_steps), maxlen=1)
@@ -230,7 +231,7 @@ def principal_components(states: Sequence[State], components: int = 2) -> Princi
     Raises:
         ValueError: more components than there can be.
     """
-    _check_count("components", components, least=1)
+    check_count("components", components, least=1)
     if len(states) < 2:
         raise ValueError(f"a trajectory needs at least 2 states, got {len(states)}")
     tensors = [to_tensors(state) for state in states]
@@ -253,51 +254,11 @@ def principal_components(states: Sequence[State], components: int = 2) -> Princi
     return PrincipalComponents(torch.stack(projections, dim=1), torch.stack(explained))
 
 
-class _TapedStep:
-    """One step and its tape: products with its Jacobian J and with J^T, any number of them."""
-
-    def __init__(self, cell: RecurrentCell, drive: Tensor, state: State) -> None:
-        self._inputs = tuple(t.detach().requires_grad_() for t in to_tensors(state))
-        with torch.enable_grad():
-            self._outputs = to_tensors(cell(drive.detach(), like(self._inputs, state)))
-        self._cotangents: tuple[Tensor, ...] = ()
-        self._pullback: tuple[Tensor, ...] = ()
-
-    def vjp(self, vectors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """J^T v."""
-        return _gradients(self._outputs, self._inputs, vectors)
-
-    def jvp(self, vectors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """J v: the derivative of ``u -> J^T u``, which is linear, along v."""
-        if not self._cotangents:
-            self._cotangents = tuple(torch.zeros_like(t, requires_grad=True) for t in self._outputs)
-            self._pullback = _gradients(
-                self._outputs, self._inputs, self._cotangents, create_graph=True
-            )
-        return _gradients(self._pullback, self._cotangents, vectors)
-
-
-def _gradients(
-    outputs: tuple[Tensor, ...],
-    inputs: tuple[Tensor, ...],
-    vectors: tuple[Tensor, ...],
-    *,
-    create_graph: bool = False,
-) -> tuple[Tensor, ...]:
-    # A cell may leave a part of its state out, or hand a constant on.
-    pairs = [(t, v) for t, v in zip(outputs, vectors, strict=True) if t.requires_grad]
-    if not pairs:
-        return tuple(torch.zeros_like(t) for t in inputs)
-    reached, weights = zip(*pairs, strict=True)
-    return torch.autograd.grad(
-        reached,
-        inputs,
-        weights,
-        retain_graph=True,
-        create_graph=create_graph,
-        allow_unused=True,
-        materialize_grads=True,
-    )
+def _jacobian(cell: RecurrentCell, drive: Tensor, state: State) -> StepJacobian:
+    previous = as_leaves(state)
+    with torch.enable_grad():
+        last = cell(drive.detach(), previous)
+    return StepJacobian(to_tensors(last), to_tensors(previous))
 
 
 def _start_vectors(state: State, generator: torch.Generator | None) -> tuple[Tensor, ...]:
@@ -372,8 +333,3 @@ def _components_of_one(
     projections = torch.where(peak < 0, -projections, projections)
     variance = products.diagonal().sum()
     return projections, values / variance if variance > 0 else torch.zeros_like(values)
-
-
-def _check_count(name: str, value: int, *, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from rpanoptic.recurrent import LipschitzPenalty, RecurrentBlock
-from rpanoptic.recurrent.gradients.base import column_sums
-from rpanoptic.recurrent.state import like, to_tensors
+from rpanoptic.recurrent.jacobian import StepJacobian, as_leaves
+from rpanoptic.recurrent.state import to_tensors
 
 from .helpers import CELLS_UNDER_TEST, contractive_hgru, dense_jacobian, settle
 
@@ -20,11 +20,9 @@ def exceeded_tau(cell, drive, state) -> float:
     return tau
 
 
-def taped_step(cell, drive, state):
-    """(last, previous) of one step from ``state``."""
-    leaves = tuple(t.detach().requires_grad_() for t in to_tensors(state))
-    previous = like(leaves, state)
-    return cell(drive, previous), previous
+def column_sums(cell, drive, state):
+    previous = as_leaves(state)
+    return StepJacobian(to_tensors(cell(drive, previous)), to_tensors(previous)).column_sums()
 
 
 @pytest.mark.parametrize("name", CELLS_UNDER_TEST)
@@ -32,13 +30,13 @@ def taped_step(cell, drive, state):
 def test_equals_the_dense_column_sums(name: str, reduction: str) -> None:
     cell = CELLS_UNDER_TEST[name](0)
     drive = torch.randn(2, cell.channels, 3, 3, dtype=torch.float64)
-    last, previous = taped_step(cell, drive, settle(cell, drive, steps=5))
+    previous = settle(cell, drive, steps=5)
     # The whole batch as one system: the sums are over everything that a number acts upon.
     sums = dense_jacobian(cell, drive, previous).sum(dim=0)
     tau = exceeded_tau(cell, drive, previous)
     squares = (sums - tau).clamp(min=0) ** 2
     expected = {"sum": squares.sum(), "mean": squares.mean(), "per_sample": squares.sum() / 2}
-    actual = LipschitzPenalty(tau, 3.0, reduction)(column_sums(last, previous))
+    actual = LipschitzPenalty(tau, 3.0, reduction)(column_sums(cell, drive, previous))
     torch.testing.assert_close(actual.detach(), 3.0 * expected[reduction], rtol=1e-10, atol=0)
 
 
@@ -60,7 +58,7 @@ def test_gradient_by_finite_differences(name: str) -> None:
     tau = exceeded_tau(cell, drive, state)
 
     def penalty() -> torch.Tensor:
-        return LipschitzPenalty(tau, 1.0, "sum")(column_sums(*taped_step(cell, drive, state)))
+        return LipschitzPenalty(tau, 1.0, "sum")(column_sums(cell, drive, state))
 
     gradients = torch.autograd.grad(penalty(), parameters, materialize_grads=True)
     direction = [torch.randn_like(p) for p in parameters]

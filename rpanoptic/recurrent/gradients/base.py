@@ -17,7 +17,7 @@ from rpanoptic.recurrent.cells.base import RecurrentCell
 from rpanoptic.recurrent.checks import check_choice
 from rpanoptic.recurrent.registry import Registry
 from rpanoptic.recurrent.relaxation import ForwardConfig, Relaxation
-from rpanoptic.recurrent.state import State, to_tensors
+from rpanoptic.recurrent.state import State
 
 BACKENDS = ("tape", "functional")
 FAILURE_POLICIES = ("record", "warn", "raise", "tbptt")
@@ -139,21 +139,3 @@ class GradientMethod(ABC):
 
 
 GRADIENTS: Registry[GradientMethod] = Registry("gradient method")
-
-
-def column_sums(last: State, previous: State) -> tuple[Tensor, ...]:
-    """``J^T 1``, the signed column sums of ``J = d last / d previous``, with their graph.
-
-    Args:
-        last: the state after a step.
-        previous: the state before it, a part of its graph.
-    """
-    outputs = to_tensors(last)
-    return torch.autograd.grad(
-        outputs,
-        to_tensors(previous),
-        [torch.ones_like(t) for t in outputs],
-        create_graph=True,
-        allow_unused=True,
-        materialize_grads=True,
-    )

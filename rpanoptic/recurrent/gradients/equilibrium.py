@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -27,10 +26,10 @@ from rpanoptic.recurrent.gradients.base import (
     GradientConfig,
     GradientMethod,
     Rollout,
-    column_sums,
 )
 from rpanoptic.recurrent.gradients.failure import report, unsettled
 from rpanoptic.recurrent.gradients.functional import equilibrium_of
+from rpanoptic.recurrent.jacobian import StepJacobian, as_leaves
 from rpanoptic.recurrent.relaxation import Relaxation
 from rpanoptic.recurrent.state import State, like, to_tensors, where
 
@@ -52,10 +51,10 @@ class RBP(GradientMethod):
                     fallback.advance(step, min(self.config.truncation, steps) - 1)
             else:
                 run.advance(step, steps - 1)
-        leaves = tuple(t.detach().requires_grad_() for t in to_tensors(run.state))
+        previous = as_leaves(run.state)
+        leaves = to_tensors(previous)
         for leaf in leaves:
             leaf.register_post_accumulate_grad_hook(_drop_grad)
-        previous = like(leaves, run.state)
         with self._on_tape(step):
             last = step(previous)
         failed = unsettled(last, previous, self.config)
@@ -71,7 +70,7 @@ class RBP(GradientMethod):
             previous,
             last,
             run.steps + 1,
-            partial(column_sums, last, previous),
+            StepJacobian(to_tensors(last), leaves).column_sums,
             record,
         )
 
@@ -184,10 +183,10 @@ class _EquilibriumGradient(torch.autograd.Function):
             ctx.saved_tensors[: ctx.count],
             ctx.saved_tensors[ctx.count : 2 * ctx.count],
         )
-        tape = _Tape(last, previous)
+        jacobian = StepJacobian(last, previous)
         with _kept_buffers(solve.compiled):
             adjoint = solve_adjoint(
-                tape.vjp, gradients, solve.config.adjoint, solve.record, jvp=tape.jvp
+                jacobian.vjp, gradients, solve.config.adjoint, solve.record, jvp=jacobian.jvp
             )
         failed = solve.record.failed
         assert failed is not None
@@ -203,57 +202,3 @@ class _EquilibriumGradient(torch.autograd.Function):
             *nothing,
             *where(failed, gradients, zeros),
         )
-
-
-class _Tape:
-    """Products with the Jacobian of a step that stands on the tape.
-
-    Args:
-        last: the tensors of the state after the step.
-        previous: those before it, where the tape begins.
-    """
-
-    def __init__(self, last: tuple[Tensor, ...], previous: tuple[Tensor, ...]) -> None:
-        self._last = last
-        self._previous = previous
-        self._dummies: tuple[Tensor, ...] | None = None
-        self._transposed: tuple[Tensor, ...] = ()
-
-    def vjp(self, vectors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """``v -> J^T v``."""
-        return _gradients(self._last, self._previous, vectors)
-
-    def jvp(self, vectors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """``v -> J v``: ``J^T y`` is linear in y, and its transpose is what is wanted."""
-        if self._dummies is None:
-            with torch.enable_grad():
-                self._dummies = tuple(torch.zeros_like(t).requires_grad_() for t in self._last)
-                self._transposed = _gradients(
-                    self._last, self._previous, self._dummies, create_graph=True
-                )
-        linear = [
-            (output, vector)
-            for output, vector in zip(self._transposed, vectors, strict=True)
-            if output.requires_grad
-        ]
-        if not linear:  # the step does not depend on its state at all
-            return tuple(torch.zeros_like(t) for t in self._last)
-        outputs, cotangents = zip(*linear, strict=True)
-        return _gradients(outputs, self._dummies, cotangents)
-
-
-def _gradients(
-    outputs: tuple[Tensor, ...],
-    inputs: tuple[Tensor, ...],
-    vectors: tuple[Tensor, ...],
-    create_graph: bool = False,
-) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(
-        outputs,
-        inputs,
-        vectors,
-        retain_graph=True,
-        create_graph=create_graph,
-        allow_unused=True,
-        materialize_grads=True,
-    )

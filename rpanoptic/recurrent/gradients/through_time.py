@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch.utils.checkpoint import checkpoint
 
@@ -13,10 +11,10 @@ from rpanoptic.recurrent.gradients.base import (
     GradientConfig,
     GradientMethod,
     Rollout,
-    column_sums,
 )
+from rpanoptic.recurrent.jacobian import StepJacobian, as_leaves
 from rpanoptic.recurrent.relaxation import Relaxation, Step
-from rpanoptic.recurrent.state import State, like, to_tensors
+from rpanoptic.recurrent.state import State, to_tensors
 
 
 @GRADIENTS.register("bptt")
@@ -48,10 +46,10 @@ class BPTT(GradientMethod):
         previous = run.state
         if self.penalised and not any(t.requires_grad for t in to_tensors(previous)):
             # With a single step the column sums are taken at the first state, a constant.
-            leaves = tuple(t.detach().requires_grad_() for t in to_tensors(previous))
-            previous = like(leaves, previous)
+            previous = as_leaves(previous)
         last = self._taped(step)(previous)
-        return Rollout(last, previous, last, run.steps + 1, partial(column_sums, last, previous))
+        jacobian = StepJacobian(to_tensors(last), to_tensors(previous))
+        return Rollout(last, previous, last, run.steps + 1, jacobian.column_sums)
 
 
 @GRADIENTS.register("tbptt")
