@@ -36,7 +36,8 @@ def shared_spectra() -> Iterator[None]:
     each thread has its own. At the end of the outermost one all spectra are dropped, but for
     those that an autograd graph needs for its backward pass.
     """
-    if _shared.get() is not None:
+    # A compiler cannot see through this, and is_plain sends its convolutions another way.
+    if torch.compiler.is_compiling() or _shared.get() is not None:
         yield
         return
     token = _shared.set(WeakTensorKeyDictionary())

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rpanoptic.recurrent.cells.base import RecurrentCell
 from rpanoptic.recurrent.checks import check_count
+from rpanoptic.recurrent.convolution import shared_spectra
 from rpanoptic.recurrent.jacobian import StepJacobian, as_leaves
 from rpanoptic.recurrent.state import (
     State,
@@ -168,9 +169,10 @@ def residual_curve(
     check_count("steps", steps, least=1)
     previous = cell.initial_state(drive) if state is None else state
     residual = []
-    for current in _trajectory(cell, drive, previous, steps):
-        residual.append(relative_change(current, previous))
-        previous = current
+    with shared_spectra():
+        for current in _trajectory(cell, drive, previous, steps):
+            residual.append(relative_change(current, previous))
+            previous = current
     return torch.stack(residual)
 
 
@@ -205,12 +207,13 @@ def past_trained_steps(
     check_count("steps", steps, least=trained_steps)
     first = cell.initial_state(drive) if state is None else state
     # Running the trained steps twice needs the memory of two states, whatever their number.
-    (trained,) = deque(_trajectory(cell, drive, first, trained_steps), maxlen=1)
-    distance, scores = [], []
-    for current in _trajectory(cell, drive, first, steps):
-        distance.append(relative_change(trained, current))
-        if score is not None:
-            scores.append(_checked_score(score, cell.output(current)))
+    with shared_spectra():
+        (trained,) = deque(_trajectory(cell, drive, first, trained_steps), maxlen=1)
+        distance, scores = [], []
+        for current in _trajectory(cell, drive, first, steps):
+            distance.append(relative_change(trained, current))
+            if score is not None:
+                scores.append(_checked_score(score, cell.output(current)))
     return PastTrainedSteps(
         trained_steps, torch.stack(distance), torch.stack(scores) if scores else None
     )

@@ -90,6 +90,38 @@ def test_nothing_piles_up_in_other_arrangements(options) -> None:
     assert len(set(counts[5:])) == 1
 
 
+def bytes_on_tape(gradient: str, steps: int, **options) -> int:
+    block = make(gradient, steps=steps, **options)
+    storages: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        # The loss keeps its graph, and the graph all that it saved, until the count is made.
+        loss = loss_of(block, torch.zeros(2, 4, 16, 16))
+    assert loss.requires_grad
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("options", [{}, {"on_failure": "tbptt"}, {"backend": "functional"}])
+@pytest.mark.parametrize("gradient", ["rbp", "crbp", "phantom", "tbptt"])
+def test_the_tape_of_a_long_run_is_no_longer(gradient: str, options) -> None:
+    options = {"truncation": 3, **options}
+    assert bytes_on_tape(gradient, 80, **options) == bytes_on_tape(gradient, 5, **options)
+
+
+@pytest.mark.parametrize("gradient", ["bptt", "cbptt", "checkpointed_bptt"])
+def test_the_tape_through_time_grows_with_the_steps(gradient: str) -> None:
+    state = 2 * 4 * 16 * 16 * 4
+    growth = bytes_on_tape(gradient, 80) - bytes_on_tape(gradient, 5)
+    if gradient == "checkpointed_bptt":
+        assert growth == 75 * state
+    else:
+        assert growth > 75 * 8 * state
+
+
 @pytest.mark.parametrize("gradient", METHODS)
 def test_no_samples_give_connected_zeros(gradient: str) -> None:
     block = make(gradient)

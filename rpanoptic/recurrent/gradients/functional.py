@@ -16,7 +16,9 @@ from torch import Tensor
 from rpanoptic.recurrent.adjoint import AdjointRecord, solve_adjoint
 from rpanoptic.recurrent.gradients.base import CellStep, GradientConfig, Rollout
 from rpanoptic.recurrent.gradients.failure import report, unsettled
+from rpanoptic.recurrent.jacobian import StepJacobian, as_leaves
 from rpanoptic.recurrent.relaxation import Relaxation
+from rpanoptic.recurrent.spectral import is_plain
 from rpanoptic.recurrent.state import State, like, to_tensors
 
 Tensors = tuple[Tensor, ...]
@@ -137,7 +139,11 @@ def _transposed(function: Callable[..., Tensors], state: Tensors) -> Callable[[T
 
 
 def _column_sums(step: CellStep, state: State) -> Tensors:
-    """``J^T 1`` at ``state``, in a form that compiles and can be differentiated."""
+    """``J^T 1`` at ``state``, with its graph, by a way that compiles where that is wanted."""
+    if is_plain(step.drive):
+        previous = as_leaves(state)
+        jacobian = StepJacobian(to_tensors(step(previous)), to_tensors(previous))
+        return jacobian.column_sums()
     tensors = step.tensors
 
     def of_state(*h: Tensor) -> Tensors:
