@@ -197,8 +197,11 @@ def test_recurrence_is_logged(tiny_data: Path, tmp_path: Path) -> None:
         before = set(storage.latest())
         hook.after_step()
         logged = {key: value for key, (value, _) in storage.latest().items() if key not in before}
-    assert set(logged) == {f"recurrence/{BLOCK}/residual", f"recurrence/{BLOCK}/adjoint_terms"}
+    names = ("steps", "residual", "adjoint_terms", "adjoint_residual", "adjoint_failed")
+    assert set(logged) == {f"recurrence/{BLOCK}/{name}" for name in names}
+    assert logged[f"recurrence/{BLOCK}/steps"] == trainer.cfg.MODEL.RECURRENT.MASK_HEAD.STEPS
     assert logged[f"recurrence/{BLOCK}/residual"] > 0
+    assert 0 <= logged[f"recurrence/{BLOCK}/adjoint_failed"] <= 1
     assert 0 <= logged[f"recurrence/{BLOCK}/adjoint_terms"] <= 15
 
 
