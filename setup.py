@@ -30,6 +30,8 @@ PANOPTIC = ["panopticapi-lite>=0.2"]
 # What Detectron2 imports. tools/install_detectron2.py then installs Detectron2 itself, which is
 # not on PyPI under its own name. A Detectron2 built from source brings these along.
 DETECTRON2 = detectron2_requirements()
+# Compared with by tools/benchmark.py; its latest release.
+BENCHMARK = ["torchdeq==0.1.0"]
 DEV = ["pytest>=8", "ruff>=0.9", "mypy>=1.14", "types-tabulate", "types-tqdm"]
 
 setup(
@@ -60,6 +62,7 @@ setup(
         "opencv": OPENCV,
         "panoptic": PANOPTIC,
         "detectron2": DETECTRON2,
+        "benchmark": BENCHMARK,
         "dev": DEV,
         "all": OPENCV + PANOPTIC + DETECTRON2 + DEV,
     },

@@ -1,0 +1,150 @@
+"""Rows of numbers as CSV, as tables, as figures."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarFormatter
+from tabulate import tabulate
+
+from rpanoptic.data.paths import write_atomically
+
+Row = dict[str, Any]
+
+# Okabe and Ito's palette, which colour-blind readers tell apart; markers do so without colour.
+_STYLES = [
+    ("#0072B2", "o", "-"),
+    ("#D55E00", "s", "-"),
+    ("#009E73", "^", "-"),
+    ("#CC79A7", "D", "-"),
+    ("#56B4E9", "v", "-"),
+    ("#E69F00", "P", "-"),
+    ("#333333", "X", "-"),
+    ("#0072B2", "o", "--"),
+    ("#D55E00", "s", "--"),
+    ("#009E73", "^", "--"),
+    ("#CC79A7", "D", "--"),
+    ("#333333", "X", "--"),
+]
+_INK, _GREY = "#333333", "#999999"
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows, with a column for every name that any of them has.
+
+    Args:
+        path: the file; it appears only when it is complete.
+        rows: in the order in which they are to stand; absent values are left empty.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, stream.getvalue().encode())
+
+
+def over_steps(rows: Sequence[Row], key: str, form: str, *, markdown: bool, growth: bool) -> str:
+    """A table of one number: a line a method, a column a number of steps.
+
+    Args:
+        rows: with "method", "steps" and ``key``, or with "error".
+        key: the number that is shown.
+        form: how it is formatted, as ".1f".
+        markdown: for a document rather than a terminal.
+        growth: append the growth from the first to the last number of steps, in per cent.
+
+    Returns:
+        the table; "failed" stands where a measurement has an error.
+    """
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    steps = sorted({row["steps"] for row in rows})
+    cells = {(row["method"], row["steps"]): row for row in rows}
+    lines = []
+    for method in methods:
+        found = [cells.get((method, count), {}) for count in steps]
+        line = [method, *(_shown(row, key, form) for row in found)]
+        if growth:
+            line.append(_growth(found[0].get(key), found[-1].get(key)))
+        lines.append(line)
+    headers = ["method", *(f"{count} steps" for count in steps)]
+    if growth:
+        headers.append(f"growth {steps[0]} to {steps[-1]}")
+    return table(headers, lines, markdown=markdown)
+
+
+def table(headers: Sequence[str], lines: Sequence[Sequence[str]], *, markdown: bool) -> str:
+    """Lay out lines, the first column to the left and the others to the right."""
+    return tabulate(
+        lines,
+        headers=headers,
+        tablefmt="github" if markdown else "simple_outline",
+        disable_numparse=True,
+        colalign=("left", *("right" for _ in headers[1:])),
+    )
+
+
+def draw_over_steps(rows: Sequence[Row], key: str, label: str, title: str) -> Figure:
+    """Draw one number against the steps, a line a method; both axes logarithmic.
+
+    Args:
+        rows: as for :func:`over_steps`; those without ``key`` are left out.
+        key: the number that is drawn.
+        label: of the vertical axis.
+        title: over the figure.
+    """
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained", facecolor="white")
+    figure.suptitle(title, fontsize=11, color=_INK)
+    axes = figure.subplots()
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    for place, method in enumerate(methods):
+        points = [(r["steps"], r[key]) for r in rows if r["method"] == method and r.get(key)]
+        color, marker, dash = _STYLES[place % len(_STYLES)]
+        axes.plot(
+            *zip(*points, strict=True) if points else ((), ()),
+            color=color,
+            marker=marker,
+            linestyle=dash,
+            markersize=5,
+            linewidth=1.4,
+            label=method,
+        )
+    _finish(axes, sorted({row["steps"] for row in rows}), label)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9, labelcolor=_INK)
+    return figure
+
+
+def _finish(axes: Axes, steps: Sequence[int], label: str) -> None:
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(steps, [str(count) for count in steps])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("steps", color=_INK)
+    axes.set_ylabel(label, color=_INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_GREY)
+    axes.tick_params(colors=_INK, labelsize=9, which="both")
+    axes.grid(color="#E6E6E6", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def _shown(row: Row, key: str, form: str) -> str:
+    if "error" in row:
+        return "failed"
+    value = row.get(key)
+    return "-" if value is None else format(value, form)
+
+
+def _growth(first: float | None, last: float | None) -> str:
+    if not first or last is None:
+        return "-"
+    return f"{100 * (last / first - 1):+.1f} %"

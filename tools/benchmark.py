@@ -1,0 +1,221 @@
+#!/usr/bin/env python
+"""Measure the recurrent engine: memory and time of its gradient methods, and its solvers.
+
+    python tools/benchmark.py memory --output output/benchmarks
+    python tools/benchmark.py speed --methods bptt rbp crbp --steps 10 20 --output output/benchmarks
+    python tools/benchmark.py pathfinder --output output/benchmarks
+    python tools/benchmark.py adjoint --output output/benchmarks
+
+Each prints its table and writes it as NAME.csv and NAME.md; memory and speed draw NAME.png too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from rpanoptic.benchmarks import adjoint, pathfinder, report, sweep
+from rpanoptic.benchmarks.methods import NAMES
+from rpanoptic.benchmarks.problem import Problem
+from rpanoptic.benchmarks.worker import Task
+from rpanoptic.data.paths import write_atomically
+from rpanoptic.engine import check_output_dir
+from rpanoptic.errors import UserError
+from rpanoptic.visualization import save_figure
+
+# Column of the CSV, its format, the axis, whether it can grow with the steps.
+_SHOWN = {
+    "memory": [
+        ("peak_mib", ".1f", "peak memory above the idle process (MiB)"),
+        ("tensors_mib", ".1f", "peak of PyTorch's CPU allocator in a training step (MiB)"),
+    ],
+    "speed": [("seconds", ".3f", "time of a training step (s)")],
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; those of the process by default.
+
+    Returns:
+        0; 1 when a measurement failed and others did not; 2 when nothing was measured. Messages
+        are on standard error.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        folder = check_output_dir(args.output, key="--output")
+        return args.run(args, folder)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _sweep(args: argparse.Namespace, folder: Path) -> int:
+    task = Task(
+        args.what,
+        args.methods[0],
+        args.steps[0],
+        terms=args.terms,
+        repeats=args.repeats,
+        threads=args.threads,
+        problem=_problem(args),
+    )
+    todo = sweep.tasks(task, args.methods, sorted(set(args.steps)))
+    rows = []
+    progress = tqdm(todo, unit="task")
+    for one in progress:
+        progress.set_postfix_str(f"{one.method}, {one.steps} steps")
+        rows.append(sweep.run(one, args.processes))
+        # After every one: what was measured outlives an interruption.
+        report.write_csv(folder / f"{args.what}.csv", rows)
+    for row in rows:
+        if "error" in row:
+            print(f"error: {row['method']}, {row['steps']} steps: {row['error']}", file=sys.stderr)
+    failed = sum("error" in row for row in rows)
+    if failed == len(rows):
+        return 2
+    _show(args.what, rows, folder)
+    return 1 if failed else 0
+
+
+def _show(what: str, rows: Sequence[report.Row], folder: Path) -> None:
+    shown = [one for one in _SHOWN[what] if any(row.get(one[0]) for row in rows)]
+    texts = []
+    for key, form, label in shown:
+        print(f"{label}\n{_table(rows, key, form, what, markdown=False)}")
+        texts.append(f"{label}\n\n{_table(rows, key, form, what, markdown=True)}\n")
+    write_atomically(folder / f"{what}.md", "\n".join(texts).encode())
+    key, _, label = shown[0]
+    save_figure(folder / f"{what}.png", report.draw_over_steps(rows, key, label, ""))
+
+
+def _table(rows: Sequence[report.Row], key: str, form: str, what: str, *, markdown: bool) -> str:
+    return report.over_steps(rows, key, form, markdown=markdown, growth=what == "memory")
+
+
+def _pathfinder(args: argparse.Namespace, folder: Path) -> int:
+    rows = pathfinder.compare(
+        _problem(args),
+        steps=args.steps,
+        terms=args.terms,
+        repeats=args.repeats,
+        threads=args.threads,
+        log=lambda text: print(text, file=sys.stderr),
+    )
+    return _finish("pathfinder", rows, pathfinder.tabulated, folder)
+
+
+def _adjoint(args: argparse.Namespace, folder: Path) -> int:
+    rows = adjoint.compare(args.radius, args.tol, max_steps=args.max_steps)
+    return _finish("adjoint", rows, adjoint.tabulated, folder)
+
+
+def _finish(name: str, rows: list[report.Row], tabulated: Callable[..., str], folder: Path) -> int:
+    report.write_csv(folder / f"{name}.csv", rows)
+    print(tabulated(rows, markdown=False))
+    write_atomically(folder / f"{name}.md", f"{tabulated(rows, markdown=True)}\n".encode())
+    return 0
+
+
+def _problem(args: argparse.Namespace) -> Problem:
+    return Problem(args.cell, args.channels, args.kernel_size, args.size, args.batch, args.device)
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is not at least {least}")
+        return value
+
+    return parse
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="WHAT")
+    for what, text in (
+        ("memory", "peak memory of a training step, by method and number of steps"),
+        ("speed", "time of a training step, by method and number of steps"),
+    ):
+        command = commands.add_parser(what, help=text, description=text)
+        command.set_defaults(run=_sweep, what=what)
+        _add_problem(command, Problem(), repeats=1 if what == "memory" else 5)
+        command.add_argument("--methods", nargs="+", default=NAMES, metavar="NAME")
+        command.add_argument(
+            "--steps", nargs="+", type=_at_least(1), default=(5, 10, 20, 40, 80), metavar="N"
+        )
+        command.add_argument(
+            "--terms",
+            type=_at_least(0),
+            metavar="N",
+            help="products of the adjoint solve (default: steps - 1, as many as bptt takes)",
+        )
+        command.add_argument(
+            "--processes",
+            type=_at_least(1),
+            default=1,
+            metavar="N",
+            help="fresh processes for each number, of which the best counts (default 1)",
+        )
+    _add_pathfinder(commands.add_parser("pathfinder", help="the Pathfinder hGRU in detail"))
+    _add_adjoint(commands.add_parser("adjoint", help="products that each adjoint solver needs"))
+    return parser
+
+
+def _add_problem(command: argparse.ArgumentParser, default: Problem, *, repeats: int) -> None:
+    command.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
+    command.add_argument("--cell", default=default.cell, metavar="NAME")
+    for flag, value in (
+        ("--channels", default.channels),
+        ("--kernel-size", default.kernel_size),
+        ("--size", default.size),
+        ("--batch", default.batch),
+        ("--threads", 2),
+        ("--repeats", repeats),
+    ):
+        command.add_argument(
+            flag, type=_at_least(1), default=value, metavar="N", help=f"default {value}"
+        )
+    command.add_argument("--device", default=default.device, help="cpu (default), cuda")
+
+
+def _add_pathfinder(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=_pathfinder)
+    _add_problem(command, pathfinder.PROBLEM, repeats=2)
+    command.add_argument("--steps", type=_at_least(2), default=20, metavar="N", help="default 20")
+    command.add_argument(
+        "--terms",
+        type=_at_least(0),
+        default=15,
+        metavar="N",
+        help="products of the adjoint solve (default 15)",
+    )
+
+
+def _add_adjoint(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=_adjoint)
+    command.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
+    command.add_argument(
+        "--radius", nargs="+", type=float, default=(0.7, 0.9, 0.98, 0.998), metavar="R"
+    )
+    command.add_argument("--tol", nargs="+", type=float, default=(1e-3, 1e-6), metavar="TOL")
+    command.add_argument(
+        "--max-steps",
+        type=_at_least(1),
+        default=20000,
+        metavar="N",
+        help="products after which a solver is given up (default 20000)",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
