@@ -110,6 +110,8 @@ def _recurrent_block_defaults() -> CfgNode:
     block.ADJOINT.MEMORY = 5
     # Regularisation of "cg"; 0 solves the system itself.
     block.ADJOINT.RIDGE = 0.0
+    # Largest norm of the solution, as a multiple of the incoming gradient's, that is believed.
+    block.ADJOINT.MAX_GROWTH = 1.0e4
     # As FORWARD.CHECK_EVERY, in products.
     block.ADJOINT.CHECK_EVERY = 0
     block.LIPSCHITZ = CN()

@@ -47,9 +47,12 @@ class RecurrenceLogger(HookBase):
                 self._put(f"{prefix}/adjoint_failed", last.adjoint.failed)
 
     def _put(self, name: str, values: Tensor | None) -> None:
-        # No backward pass, no adjoint; no foreground box, no sample.
-        if values is not None and values.numel():
-            self.trainer.storage.put_scalar(name, values.float().mean().item())
+        if values is None:  # no backward pass, no adjoint
+            return
+        values = values.float()
+        values = values[values.isfinite()]
+        if values.numel():  # no foreground box, no sample
+            self.trainer.storage.put_scalar(name, values.mean().item())
 
 
 def recurrent_blocks(model: nn.Module) -> dict[str, RecurrentBlock]:

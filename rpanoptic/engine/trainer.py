@@ -64,8 +64,8 @@ class Trainer(DefaultTrainer):
         """Detectron2's hooks and the log of the recurrent blocks."""
         hooks = super().build_hooks()
         if comm.is_main_process():
-            # Before the writers, which come last, so that they find this iteration's values.
-            hooks.insert(len(hooks) - 1, RecurrenceLogger())
+            # Before an evaluation, which runs the blocks too, and before the writers.
+            hooks.insert(0, RecurrenceLogger())
         return hooks
 
     def train(self) -> dict[str, Any] | None:

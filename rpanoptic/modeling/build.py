@@ -31,8 +31,9 @@ def build_recurrent_block(node: CfgNode, channels: int, *, key: str) -> Recurren
         ConfigError: a value is unknown or out of its range; the message begins with its key.
     """
     check_recurrent_node(node, key=key)
+    options = _cell_options(node, key)
     try:
-        cell = build_cell(node.CELL, channels, **_cell_options(node, key))
+        cell = build_cell(node.CELL, channels, **options)
         return RecurrentBlock(
             cell,
             steps=node.STEPS,

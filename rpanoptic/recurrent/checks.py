@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
     """Raise a ValueError that lists the known values unless ``value`` is one of them."""
@@ -15,3 +17,10 @@ def check_count(option: str, value: int, *, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{option} must be an integer of at least {least}, got {value!r}")
     return value
+
+
+def check_number(option: str, value: float, *, least: float) -> None:
+    """Raise a ValueError unless ``value`` is a finite number of at least ``least``."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < least:
+        raise ValueError(f"{option} must be a number of at least {least:g}, got {value!r}")

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from rpanoptic.recurrent.spectral import is_plain, shared_spectra, spectral_convolution
 
-__all__ = ["Convolution", "direct_convolutions", "shared_spectra", "uses_spectral"]
+__all__ = [
+    "Convolution",
+    "convolutions_as_here",
+    "direct_convolutions",
+    "shared_spectra",
+    "uses_spectral",
+]
 
 _forced: ContextVar[bool | None] = ContextVar("forced_convolutions", default=None)
 
@@ -26,11 +33,16 @@ class Convolution(nn.Conv2d):
         in_channels, out_channels: channels of input and output.
         kernel_size: side of the kernel in pixels, odd.
         bias: whether there is one.
+
+    Raises:
+        ValueError: an even kernel, which has no middle pixel.
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 1, *, bias: bool = False
     ) -> None:
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
         super().__init__(
             in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias
         )
@@ -101,6 +113,12 @@ def direct_convolutions() -> Iterator[None]:
     """Within it no convolution goes by the Fourier transform, nor its gradients later."""
     with _force(spectral=False):
         yield
+
+
+def convolutions_as_here() -> Callable[[], AbstractContextManager[None]]:
+    """Return a context in which convolutions later choose as they do here."""
+    forced = _forced.get()
+    return nullcontext if forced is None else partial(_force, spectral=forced)
 
 
 @contextmanager

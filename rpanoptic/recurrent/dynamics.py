@@ -13,6 +13,7 @@ from rpanoptic.recurrent.cells.base import RecurrentCell
 from rpanoptic.recurrent.checks import check_count
 from rpanoptic.recurrent.convolution import shared_spectra
 from rpanoptic.recurrent.gradients import GRADIENTS, CellStep, GradientConfig, Rollout
+from rpanoptic.recurrent.gradients.compiled import in_transform
 from rpanoptic.recurrent.penalty import LipschitzPenalty
 from rpanoptic.recurrent.relaxation import ForwardConfig
 from rpanoptic.recurrent.state import State, relative_change, sample_norms, to_tensors
@@ -131,13 +132,17 @@ class RecurrentBlock(nn.Module):
         check_count("steps", steps, least=1)
         state = self._first_state(drive, state)
         step = CellStep(self.cell, drive)
-        run = self.method if torch.is_grad_enabled() else self.method.run_without_gradient
+        wanted = any(t.requires_grad for t in (*step.tensors, *to_tensors(state)))
+        graded = wanted and torch.is_grad_enabled()
+        run = self.method if graded else self.method.run_without_gradient
         # The weights stand still during a solve: what depends on them alone is computed once.
         with shared_spectra():
             rollout = run(step, state, steps)
             penalty = self._penalty(rollout)
-        self.last = _diagnose(rollout)
-        return RecurrentOutput(rollout.state, self.cell.output(rollout.state), penalty, self.last)
+        diagnostics = _diagnose(rollout)
+        self.last = None if in_transform() else diagnostics
+        output = self.cell.output(rollout.state)
+        return RecurrentOutput(rollout.state, output, penalty, diagnostics)
 
     def iterate(self, drive: Tensor, state: State | None = None) -> Iterator[State]:
         """Yield the state after step 1, 2, 3, ... without end and without gradient."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rpanoptic.recurrent.checks import check_choice
+from rpanoptic.recurrent.checks import check_choice, check_number
 
 REDUCTIONS = ("sum", "mean", "per_sample")
 
@@ -27,6 +27,7 @@ class LipschitzPenalty:
         reduction: "sum" over all features of all samples (the paper's mask head); "mean" over
             them (its Pathfinder model); "per_sample", the sum over a sample's features averaged
             over samples, which keeps the scale of "sum" whatever the number of samples.
+        two_sided: penalise sums below ``-tau`` too: ``max(|r_j| - tau, 0)^2``.
 
     Raises:
         ValueError: a value is out of its range.
@@ -39,10 +40,10 @@ class LipschitzPenalty:
 
     def __post_init__(self) -> None:
         check_choice("penalty reduction", self.reduction, REDUCTIONS)
-        if not self.weight >= 0:
-            raise ValueError(f"penalty weight must be at least 0, got {self.weight}")
-        if not self.tau > 0:
-            raise ValueError(f"penalty tau must be above 0, got {self.tau}")
+        check_number("penalty weight", self.weight, least=0.0)
+        check_number("penalty tau", self.tau, least=0.0)
+        if self.tau == 0:
+            raise ValueError("penalty tau must be above 0, got 0")
 
     def __call__(self, column_sums: tuple[Tensor, ...]) -> Tensor:
         """Return the weighted penalty, a scalar that can be differentiated (double backward).

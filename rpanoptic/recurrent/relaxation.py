@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rpanoptic.recurrent.checks import check_choice
+from rpanoptic.recurrent.checks import check_choice, check_count, check_number
 from rpanoptic.recurrent.solvers import AndersonMixer
 from rpanoptic.recurrent.state import (
     Packing,
@@ -35,7 +35,9 @@ class ForwardConfig:
         tol: a sample is at its equilibrium, and its state is frozen, when a step changes it by at
             most ``tol`` times its norm. 0 runs all steps.
         acceleration: "none", or "anderson" for Anderson acceleration of all steps but the last.
-            States between are then no longer those of the recurrence, only their limit is.
+            It solves ``h = F(x, h)`` instead of following the recurrence: where there are several
+            equilibria it may find another, even one that the recurrence would leave. A step that
+            contracts has one only.
         memory: vectors that "anderson" mixes.
         check_every: on a GPU, steps between two looks at whether all samples are frozen. Each
             look makes the host wait; 0 never looks. On a CPU it is free and taken every step.
@@ -51,11 +53,9 @@ class ForwardConfig:
 
     def __post_init__(self) -> None:
         check_choice("forward acceleration", self.acceleration, ACCELERATIONS)
-        for name, least in (("tol", 0), ("memory", 1), ("check_every", 0)):
-            if not getattr(self, name) >= least:
-                raise ValueError(
-                    f"forward {name} must be at least {least}, got {getattr(self, name)}"
-                )
+        check_number("forward tol", self.tol, least=0.0)
+        check_count("forward memory", self.memory, least=1)
+        check_count("forward check_every", self.check_every, least=0)
 
 
 class Relaxation:
@@ -113,7 +113,8 @@ class Relaxation:
                 break
             value = packing.pack(to_tensors(step(like(packing.unpack(rows), self.state))))
             residual = value - rows
-            size = row_norms(residual)
+            norm = row_norms(value).clamp_min(torch.finfo(value.dtype).tiny)
+            size = row_norms(residual) / norm
             if best_size is None:
                 best_size = torch.full_like(size, torch.inf)
             active = self.active[:, None]
@@ -123,8 +124,7 @@ class Relaxation:
             rows = torch.where(active, torch.where(sound[:, None], mixed, value), rows)
             best_size = torch.minimum(best_size, size)
             self.steps = self.steps + self.active
-            norm = row_norms(value).clamp_min(torch.finfo(size.dtype).tiny)
-            self.active = self.active & ~(size / norm <= self._config.tol)
+            self.active = self.active & ~(size <= self._config.tol)
         self.state = like(packing.unpack(best), self.state)
 
     def _all_frozen(self, index: int) -> bool:
@@ -132,6 +132,6 @@ class Relaxation:
             return False
         if self.active.device.type != "cpu":
             every = self._config.check_every
-            if every == 0 or index % every:
+            if every == 0 or index == 0 or index % every:
                 return False
         return not bool(self.active.any())

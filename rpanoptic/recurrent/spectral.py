@@ -32,9 +32,9 @@ def shared_spectra() -> Iterator[None]:
 
     For many convolutions with the same weights, as a recurrence makes them; compare
     :func:`torch.nn.utils.parametrize.cached`. A weight that an optimiser changed within the scope
-    has its spectrum computed anew (a change through ``weight.data`` goes unnoticed). Scopes nest;
-    each thread has its own. At the end of the outermost one all spectra are dropped, but for
-    those that an autograd graph needs for its backward pass.
+    has its spectrum computed anew (a change through ``weight.data``, or by a fused optimiser, goes
+    unnoticed). Scopes nest; each thread has its own. At the end of the outermost one all spectra
+    are dropped, but for those that an autograd graph needs for its backward pass.
     """
     # A compiler cannot see through this, and is_plain sends its convolutions another way.
     if torch.compiler.is_compiling() or _shared.get() is not None:
@@ -52,8 +52,8 @@ def spectral_convolution(x: Tensor, weight: Tensor) -> Tensor:
 
     It can be differentiated any number of times. Rounding is relative to the largest value of a
     tile, and a value that is not finite spoils the tiles that it lies in; samples stay apart. For
-    the time of the call it takes about six times the memory of ``x``. What :func:`is_plain` leaves
-    out goes by PyTorch's own convolution.
+    the time of the call it takes about eight times the memory of ``x``. What :func:`is_plain`
+    leaves out goes by PyTorch's own convolution.
 
     Args:
         x: ``(N, C, H, W)``, real, not empty.

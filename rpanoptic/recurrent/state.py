@@ -31,7 +31,9 @@ def sample_norms(tensors: tuple[Tensor, ...]) -> Tensor:
     Returns:
         ``(N,)``, float32 (float64 for float64 input).
     """
-    dtype = torch.promote_types(tensors[0].dtype, torch.float32)
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
     norms = [
         torch.linalg.vector_norm(t.reshape(t.shape[0], -1), dim=1, dtype=dtype)
         if t.numel()
@@ -108,7 +110,9 @@ def row_norms(rows: Tensor) -> Tensor:
 
 def row_products(rows: Tensor, others: Tensor) -> Tensor:
     """Inner products ``(N,)`` of rows ``(N, D)``, sample by sample."""
-    return torch.linalg.vecdot(rows, others, dim=1)
+    # Autocast would take these products in half precision.
+    with torch.autocast(rows.device.type, enabled=False):
+        return torch.linalg.vecdot(rows, others, dim=1)
 
 
 def where(
@@ -121,8 +125,12 @@ def where(
 
 
 def relative_change(new: State, old: State) -> Tensor:
-    """``|new - old| / |new|`` of each sample, ``(N,)``; 0 at an equilibrium."""
+    """``|new - old| / |new|`` of each sample, ``(N,)``; 0 at an equilibrium.
+
+    Where the new state is 0 it is 1, unless the old one was 0 too.
+    """
     after, before = to_tensors(new), to_tensors(old)
     size = sample_norms(after)
+    size = torch.where(size == 0, sample_norms(before), size)
     change = sample_norms(tuple(a - b for a, b in zip(after, before, strict=True)))
     return change / size.clamp_min(torch.finfo(size.dtype).tiny)

@@ -205,6 +205,22 @@ def test_recurrence_is_logged(tiny_data: Path, tmp_path: Path) -> None:
     assert 0 <= logged[f"recurrence/{BLOCK}/adjoint_terms"] <= 15
 
 
+def test_recurrence_is_logged_before_an_evaluation_runs_the_blocks(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    order = [type(hook).__name__ for hook in Trainer(tiny_cfg(tmp_path)).build_hooks()]
+    assert order.index("RecurrenceLogger") < order.index("EvalHook") < order.index("PeriodicWriter")
+
+
+def test_what_is_not_finite_is_left_out_of_the_mean() -> None:
+    with EventStorage() as storage:
+        hook = RecurrenceLogger()
+        hook.trainer = argparse.Namespace(storage=storage)
+        hook._put("some", torch.tensor([1.0, float("inf"), 3.0]))
+        hook._put("none", torch.tensor([float("nan")]))
+        assert {key: value for key, (value, _) in storage.latest().items()} == {"some": 2.0}
+
+
 def test_recurrence_is_logged_in_its_period_only(tiny_data: Path, tmp_path: Path) -> None:
     hook = RecurrenceLogger(period=20)
     hook.trainer = argparse.Namespace(iter=20, model=None)

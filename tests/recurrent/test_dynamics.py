@@ -7,7 +7,14 @@ from itertools import islice
 import pytest
 import torch
 
-from rpanoptic.recurrent import GRADIENTS, AdjointConfig, RecurrentBlock, build_cell
+from rpanoptic.recurrent import (
+    GRADIENTS,
+    AdjointConfig,
+    LipschitzPenalty,
+    RecurrentBlock,
+    RecurrentCell,
+    build_cell,
+)
 
 from .helpers import assert_gradients_close, contractive, contractive_hgru, settle
 
@@ -86,6 +93,46 @@ def test_a_state_of_another_form_is_named(cell: str, state, words: list[str]) ->
     with pytest.raises(ValueError) as caught:
         block(torch.zeros(1, 4, 3, 3), state=state)
     assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize("backend", ["tape", "functional"])
+def test_where_nothing_wants_a_gradient_there_is_none(backend: str) -> None:
+    cell = contractive_hgru(0).requires_grad_(False)
+    block = RecurrentBlock(cell, gradient="rbp", backend=backend)
+    assert not block(DRIVE).output.requires_grad
+    assert block(DRIVE.clone().requires_grad_()).output.requires_grad
+
+
+@pytest.mark.parametrize("gradient", list(GRADIENTS))
+def test_the_output_may_be_changed_in_place(gradient: str) -> None:
+    block = RecurrentBlock(contractive_hgru(0), steps=4, gradient=gradient)
+    parameters = list(block.parameters())
+    expected = torch.autograd.grad(torch.relu(block(DRIVE).output - 0.1).sum(), parameters)
+    output = block(DRIVE).output
+    output -= 0.1
+    assert_gradients_close(
+        torch.autograd.grad(torch.relu_(output).sum(), parameters), expected, 1e-12
+    )
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_penalty_of_a_state_of_which_a_part_is_constant(steps: int) -> None:
+    class Half(RecurrentCell):
+        def __init__(self) -> None:
+            super().__init__(4)
+            self.inner = contractive_hgru(0)
+
+        def forward(self, drive, state):
+            return self.inner(drive, state[0]), torch.ones_like(drive)
+
+        def initial_state(self, drive):
+            return torch.zeros_like(drive), torch.zeros_like(drive)
+
+    block = RecurrentBlock(
+        Half(), steps=steps, gradient="cbptt", penalty=LipschitzPenalty(0.1, 1.0)
+    )
+    block(DRIVE).penalty.backward()
+    assert block.cell.inner.excitation.weight.grad.any()
 
 
 def test_output_is_what_the_cell_reads_out() -> None:

@@ -124,6 +124,16 @@ def test_an_infinite_gradient_is_no_failure_and_reaches_the_parameters() -> None
     assert not torch.isfinite(block.cell.weight.grad)
 
 
+def test_a_state_that_falls_to_zero_is_no_failure() -> None:
+    class Zero(RecurrentCell):
+        def forward(self, drive: Tensor, state: Tensor) -> Tensor:  # type: ignore[override]
+            return 0 * (drive + state)
+
+    block = RecurrentBlock(Zero(1), steps=1, gradient="rbp", on_failure="raise")
+    block(torch.ones(1, 1, 2, 2, requires_grad=True), state=torch.full((1, 1, 2, 2), 100.0))
+    assert block.last.residual == 1.0
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -131,6 +141,11 @@ def test_an_infinite_gradient_is_no_failure_and_reaches_the_parameters() -> None
         ({"backend": "graph"}, ["backend", "tape", "functional"]),
         ({"truncation": 0}, ["truncation", "1"]),
         ({"backend": "functional", "on_failure": "tbptt"}, ["tbptt", "tape"]),
+        ({"backend": "functional", "adjoint": AdjointConfig(solver="cg")}, ["cg", "tape"]),
+        (
+            {"on_failure": "tbptt", "forward": ForwardConfig(acceleration="anderson")},
+            ["tbptt", "acceleration"],
+        ),
     ],
 )
 def test_impossible_options_are_named(options, words) -> None:

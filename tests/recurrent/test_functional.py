@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -68,6 +70,21 @@ def test_torch_func_grad() -> None:
     expected = torch.autograd.grad(states(block, drive.requires_grad_()).sum(), drive)[0]
     actual = torch.func.grad(lambda x: states(block, x).sum())(drive.detach())
     torch.testing.assert_close(actual, expected)
+    deepcopy(block)  # nothing of the transform is left in it
+
+
+def test_torch_func_with_the_tape_says_what_to_use() -> None:
+    block, drive = make("hgru", backend="tape")
+    with pytest.raises(RuntimeError, match="backend 'functional'"):
+        torch.func.grad(lambda x: states(block, x).sum())(drive)
+
+
+def test_frozen_parameters_and_a_drive_without_gradient() -> None:
+    block, drive = make("hgru")
+    block.cell.inhibition.weight.requires_grad_(False)
+    states(block, drive).sum().backward()
+    assert block.cell.inhibition.weight.grad is None
+    assert block.cell.excitation.weight.grad is not None
 
 
 def test_penalty_equals_that_of_the_tape_at_the_equilibrium() -> None:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from rpanoptic.recurrent import (
     GRADIENTS,
@@ -20,6 +21,7 @@ from rpanoptic.recurrent import (
     RecurrentBlock,
     build_cell,
 )
+from rpanoptic.recurrent.convolution import direct_convolutions, uses_spectral
 
 from .helpers import assert_gradients_close, contractive_hgru
 
@@ -92,17 +94,17 @@ def test_nothing_piles_up_in_other_arrangements(options) -> None:
 
 def bytes_on_tape(gradient: str, steps: int, **options) -> int:
     block = make(gradient, steps=steps, **options)
-    storages: dict[int, int] = {}
+    saved = []
 
     def pack(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        saved.append(tensor.untyped_storage())
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         # The loss keeps its graph, and the graph all that it saved, until the count is made.
         loss = loss_of(block, torch.zeros(2, 4, 16, 16))
     assert loss.requires_grad
-    return sum(storages.values())
+    return sum({storage.data_ptr(): storage.nbytes() for storage in saved}.values())
 
 
 @pytest.mark.parametrize("options", [{}, {"on_failure": "tbptt"}, {"backend": "functional"}])
@@ -227,6 +229,66 @@ def test_a_compiled_cell_agrees(gradient: str) -> None:
     assert_gradients_close(*gradients, tolerance=1e-4)  # float32, other orders of sums
 
 
+@pytest.mark.parametrize("options", [{}, {"backend": "functional"}, {"wrapped": True}])
+def test_a_compiled_cell_with_a_penalty(options) -> None:
+    drive = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(1))
+    wrapped = options.pop("wrapped", False)
+    gradients = []
+    for compiled in (False, True):
+        block = make("crbp", **options)
+        if compiled and wrapped:
+            block.cell = torch.compile(block.cell, backend="aot_eager")
+        elif compiled:
+            block.cell.compile(backend="aot_eager")
+        loss_of(block, drive).backward()
+        gradients.append([p.grad for p in block.parameters()])
+    assert_gradients_close(*gradients, tolerance=1e-4)
+
+
+# -- checkpointing
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("options", [{}, {"on_failure": "tbptt"}, {"backend": "functional"}])
+@pytest.mark.parametrize("gradient", ["rbp", "crbp", "phantom", "bptt"])
+def test_a_checkpoint_around_the_block(gradient: str, options, reentrant: bool) -> None:
+    block = make(gradient, **options)
+    drive = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    parameters = list(block.parameters())
+    loss_of(block, drive).backward()
+    expected = [p.grad for p in (drive, *parameters)]
+    for p in (drive, *parameters):
+        p.grad = None
+
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    block.cell.register_forward_pre_hook(count)
+
+    def loss(x: Tensor) -> Tensor:
+        return loss_of(block, x) * 1.0
+
+    checkpoint(loss, drive, use_reentrant=reentrant).backward()
+    assert_gradients_close([p.grad for p in (drive, *parameters)], expected, 1e-6)
+    # Once in either pass, and not for every vector-Jacobian product.
+    assert calls <= 2 * (block.steps + block.method.config.truncation + 3)
+
+
+def test_checkpointed_bptt_computes_again_as_it_did() -> None:
+    torch.manual_seed(0)
+    cell = build_cell("hgru_pathfinder", 8, kernel_size=9)
+    block = RecurrentBlock(cell, steps=3, gradient="checkpointed_bptt")
+    drive = torch.randn(1, 8, 32, 32)
+    assert uses_spectral(drive, cell.inhibition.weight)
+    with direct_convolutions():
+        loss = block(drive).output.sum()
+    loss.backward()
+    assert cell.inhibition.weight.grad.any()
+
+
 # -- several processes
 
 
@@ -236,9 +298,10 @@ def train_one_of_two(rank: int, port: int, folder: Path) -> None:
     drive = distributed_drive()[2 * rank : 2 * rank + 2]
     found = {}
     for gradient in METHODS:
-        model = DistributedDataParallel(Shared(gradient))
-        model(drive).backward()
-        found[gradient] = [p.grad for p in model.parameters()]
+        for search in (False, True):
+            model = DistributedDataParallel(Shared(gradient), find_unused_parameters=search)
+            model(drive).backward()
+            found[f"{gradient} {search}"] = [p.grad for p in model.parameters()]
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -274,6 +337,7 @@ def test_two_processes_find_the_gradients_of_one(tmp_path: Path) -> None:
         model(distributed_drive()).backward()
         single = [p.grad for p in model.parameters()]
         for rank in range(2):
-            found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)[gradient]
-            # loss_of takes float32 of the output: 1e-7 a sum.
-            assert_gradients_close(found, single, 1e-6)
+            found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+            for search in (False, True):
+                # loss_of takes float32 of the output: 1e-7 a sum.
+                assert_gradients_close(found[f"{gradient} {search}"], single, 1e-6)

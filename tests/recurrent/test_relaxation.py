@@ -145,6 +145,22 @@ def test_what_is_not_finite_stays_apart(acceleration: str) -> None:
     assert block.last.finite.tolist() == [True, False, True]
 
 
+def test_acceleration_solves_the_equation_and_does_not_follow_the_recurrence() -> None:
+    class Bistable(RecurrentCell):
+        def forward(self, drive: Tensor, state: Tensor) -> Tensor:  # type: ignore[override]
+            return torch.tanh(2 * state) + 1e-3 * drive
+
+    drive = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    found = {}
+    for how in ("none", "anderson"):
+        forward = ForwardConfig(acceleration=how)
+        block = RecurrentBlock(Bistable(1), steps=60, gradient="rbp", forward=forward)
+        with torch.no_grad():
+            found[how] = block(drive).output.item()
+    # From 0 the recurrence leaves the unstable equilibrium beside it, as ForwardConfig says.
+    assert abs(found["none"] - 0.958) < 1e-2 and abs(found["anderson"] + 1e-3) < 1e-6
+
+
 @pytest.mark.parametrize("method", ["bptt", "tbptt", "checkpointed_bptt", "cbptt"])
 def test_methods_through_time_refuse_acceleration(method: str) -> None:
     with pytest.raises(ValueError, match="acceleration 'anderson'"):
@@ -166,6 +182,7 @@ def test_no_samples() -> None:
         ({"tol": -1.0}, "tol"),
         ({"acceleration": "andersen"}, "anderson"),
         ({"memory": 0}, "memory"),
+        ({"memory": 2.5}, "memory"),
         ({"check_every": -1}, "check_every"),
     ],
 )

@@ -181,6 +181,51 @@ def test_divergence_is_a_failure_and_the_answer_stays_small(solver: str) -> None
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_singular_system_gives_no_huge_gradient(solver: str, dtype: torch.dtype) -> None:
+    matrices = jacobians([0.6, 0.6], dtype)
+    # A number that carries itself over for ever, as a closed gate lets it.
+    matrices[0, 0] = 0
+    matrices[0, 0, 0] = 1
+    g = torch.randn(2, SIZE, dtype=dtype)
+    u, record = solve(solver, matrices, g, max_steps=60, tol=1e-6, memory=30)
+    assert (u.norm(dim=1) <= 1e4 * g.norm(dim=1)).all()
+    assert record.reason[0] != StopReason.CONVERGED
+    torch.testing.assert_close(u[1], exact(matrices[1:], g[1:])[0], rtol=1e-3, atol=1e-3)
+
+
+def test_a_solution_that_is_too_large_to_be_believed_is_a_failure() -> None:
+    g = torch.ones(1, 3, dtype=torch.float64)
+    matrices = 0.99 * torch.eye(3, dtype=torch.float64)[None]  # u = 100 g
+    believed, _ = solve("gmres", matrices, g, max_growth=200.0)
+    torch.testing.assert_close(believed, 100 * g)
+    given_up, record = solve("gmres", matrices, g, max_growth=50.0)
+    assert torch.equal(given_up, g)
+    assert record.failed.all() and record.residual.isnan().all() and record.terms[0] == 0
+
+
+def test_gradients_near_the_largest_number_are_solved_too() -> None:
+    g = torch.full((1, SIZE), 1e37)
+    u, record = solve("neumann", jacobians([0.5], torch.float32), g, max_steps=60)
+    assert record.reason[0] == StopReason.CONVERGED and torch.isfinite(u).all()
+
+
+def test_gmres_spends_no_product_on_a_restart_that_nothing_follows() -> None:
+    for limit in (5, 6, 7, 12):
+        spent = 0
+
+        def vjp(v):
+            nonlocal spent
+            spent += 1
+            return (0.9 * v[0].roll(1, dims=1),)
+
+        record = AdjointRecord()
+        config = AdjointConfig(limit, 0.0, "gmres", memory=5)
+        solve_adjoint(vjp, (torch.eye(SIZE)[:1],), config, record)
+        assert int(record.terms) == spent
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("shape", [(0, SIZE), (2, 0)])
 def test_nothing_to_solve(solver: str, shape: tuple[int, int]) -> None:
     u, record = solve(solver, torch.zeros(shape[0], SIZE, SIZE), torch.zeros(shape))
@@ -234,6 +279,9 @@ def test_cg_without_jacobian_vector_products_says_so() -> None:
     [
         ({"solver": "gmress"}, ["gmress", "gmres"]),
         ({"memory": 0}, ["memory", "1"]),
+        ({"memory": 2.5}, ["memory", "integer"]),
+        ({"max_steps": 2.5}, ["max_steps", "integer"]),
+        ({"max_growth": 0.5}, ["max_growth", "1"]),
         ({"ridge": -1.0}, ["ridge"]),
         ({"check_every": -1}, ["check_every"]),
         ({"tol": float("nan")}, ["tol"]),

@@ -43,19 +43,12 @@ def conv(
     Args:
         init: of the weights, "kaiming" (normal, fan-in), "xavier" (uniform) or "orthogonal".
     """
-    check_kernel_size(kernel_size)
     layer = Convolution(in_channels, out_channels, kernel_size, bias=bias)
     check_choice("init", init, tuple(_WEIGHT_INITS))
     _WEIGHT_INITS[init](layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
-
-
-def check_kernel_size(kernel_size: int) -> None:
-    """Raise a ValueError unless ``kernel_size`` is odd: "same" padding needs a middle pixel."""
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
 
 
 def check_equal_channels(channels: int, drive_channels: int) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rpanoptic.recurrent.adjoint import AdjointConfig, AdjointRecord
 from rpanoptic.recurrent.cells.base import RecurrentCell
-from rpanoptic.recurrent.checks import check_choice
+from rpanoptic.recurrent.checks import check_choice, check_count
 from rpanoptic.recurrent.registry import Registry
 from rpanoptic.recurrent.relaxation import ForwardConfig, Relaxation
 from rpanoptic.recurrent.state import State
@@ -53,8 +53,15 @@ class GradientConfig:
     def __post_init__(self) -> None:
         check_choice("backend", self.backend, BACKENDS)
         check_choice("on_failure", self.on_failure, FAILURE_POLICIES)
-        if self.truncation < 1:
-            raise ValueError(f"truncation must be at least 1, got {self.truncation}")
+        check_count("truncation", self.truncation, least=1)
+        if self.on_failure == "tbptt" and self.forward.acceleration != "none":
+            raise ValueError(
+                "on_failure 'tbptt' needs forward acceleration 'none': it differentiates the steps"
+            )
+        if self.backend == "functional" and self.adjoint.solver == "cg":
+            raise ValueError(
+                "adjoint solver 'cg' needs backend 'tape': the functional one has no products J v"
+            )
         if self.backend == "functional" and self.on_failure == "tbptt":
             raise ValueError(
                 "on_failure 'tbptt' needs backend 'tape': the functional one keeps no steps"

@@ -27,6 +27,11 @@ from rpanoptic.recurrent.gradients.base import (
     GradientMethod,
     Rollout,
 )
+from rpanoptic.recurrent.gradients.compiled import (
+    is_compiled,
+    refuse_transforms,
+    twice_differentiable,
+)
 from rpanoptic.recurrent.gradients.failure import report, unsettled
 from rpanoptic.recurrent.gradients.functional import equilibrium_of
 from rpanoptic.recurrent.jacobian import StepJacobian, as_leaves
@@ -41,6 +46,7 @@ class RBP(GradientMethod):
     def __call__(self, step: CellStep, state: State, steps: int) -> Rollout:
         if self.config.backend == "functional":
             return equilibrium_of(step, state, steps, self.config)
+        refuse_transforms()
         run = Relaxation(state, self.config.forward)
         fallback: Relaxation | None = None
         with torch.no_grad():
@@ -55,16 +61,16 @@ class RBP(GradientMethod):
         leaves = to_tensors(previous)
         for leaf in leaves:
             leaf.register_post_accumulate_grad_hook(_drop_grad)
-        with self._on_tape(step):
-            last = step(previous)
-        failed = unsettled(last, previous, self.config)
         record = AdjointRecord()
-        outputs = _EquilibriumGradient.apply(
-            _Solve(self.config, record, failed, _is_compiled(step)),
-            *to_tensors(last),
-            *leaves,
-            *(to_tensors(step(fallback.state)) if fallback else ()),
-        )
+        with self._on_tape(step), _kept_on_tape():
+            last = step(previous)
+            failed = unsettled(last, previous, self.config)
+            outputs = _EquilibriumGradient.apply(
+                _Solve(self.config, record, failed, is_compiled(step.cell)),
+                *to_tensors(last),
+                *leaves,
+                *(to_tensors(step(fallback.state)) if fallback else ()),
+            )
         return Rollout(
             like(outputs, last),
             previous,
@@ -76,10 +82,9 @@ class RBP(GradientMethod):
 
     def _on_tape(self, step: CellStep) -> AbstractContextManager[Any]:
         """How a compiled cell takes the one step that is differentiated many times."""
-        if _is_compiled(step) and (self.penalised or self.config.adjoint.solver == "cg"):
-            # A compiled graph has no double backward, which these need.
-            return torch.compiler.set_stance("force_eager")
-        return _kept_buffers(_is_compiled(step))
+        if self.penalised or self.config.adjoint.solver == "cg":
+            return twice_differentiable(step.cell)
+        return _kept_buffers(is_compiled(step.cell))
 
 
 @GRADIENTS.register("crbp")
@@ -127,13 +132,18 @@ def _drop_grad(leaf: Tensor) -> None:
     leaf.grad = None
 
 
-def _is_compiled(step: CellStep) -> bool:
-    return getattr(step.cell, "_compiled_call_impl", None) is not None
-
-
 def _kept_buffers(compiled: bool) -> AbstractContextManager[Any]:
     # Unless told not to, a compiled graph gives its buffers away in its first backward pass.
     return torch._functorch.config.patch(donated_buffer=False) if compiled else nullcontext()
+
+
+def _kept_on_tape() -> AbstractContextManager[Any]:
+    # Checkpointed as a part of something larger, the step would be computed again, and all steps
+    # before it, for every vector-Jacobian product: what it saves stays. That is one step's worth.
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    if hooks is None or hooks[0].__module__ != "torch.utils.checkpoint":
+        return nullcontext()
+    return torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, lambda tensor: tensor)
 
 
 class _Solve:
@@ -168,7 +178,8 @@ class _EquilibriumGradient(torch.autograd.Function):
         ctx.solve = solve
         ctx.save_for_backward(*tensors)
         ctx.count = len(tensors) // (3 if solve.config.on_failure == "tbptt" else 2)
-        return tuple(t.view_as(t) for t in tensors[: ctx.count])
+        # Not views, which must not be changed in place.
+        return tuple(t.clone() for t in tensors[: ctx.count])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -179,10 +190,9 @@ class _EquilibriumGradient(torch.autograd.Function):
                 "method 'bptt' for that"
             )
         solve: _Solve = ctx.solve
-        last, previous = (
-            ctx.saved_tensors[: ctx.count],
-            ctx.saved_tensors[ctx.count : 2 * ctx.count],
-        )
+        # Read once: where saved tensors are packed away, each reading unpacks them.
+        saved = ctx.saved_tensors
+        last, previous = saved[: ctx.count], saved[ctx.count : 2 * ctx.count]
         jacobian = StepJacobian(last, previous)
         with _kept_buffers(solve.compiled):
             adjoint = solve_adjoint(

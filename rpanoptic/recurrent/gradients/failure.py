@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rpanoptic.recurrent.gradients.base import GradientConfig
-from rpanoptic.recurrent.state import State, relative_change
+from rpanoptic.recurrent.state import State, relative_change, sample_norms, to_tensors
 
 
 class EquilibriumError(RuntimeError):
@@ -23,11 +23,12 @@ def unsettled(last: State, previous: State, config: GradientConfig) -> Tensor:
     Raises:
         EquilibriumError: there are some and the policy is "raise".
     """
-    with torch.no_grad():
-        change = relative_change(last, previous)
     tol = config.forward.tol
-    failed = ~(change <= tol) if tol > 0 else ~torch.isfinite(change)
-    asked = f"{tol:g} relative change" if tol > 0 else "a finite state"
+    with torch.no_grad():
+        if tol > 0:
+            failed, asked = ~(relative_change(last, previous) <= tol), f"{tol:g} relative change"
+        else:
+            failed, asked = ~torch.isfinite(sample_norms(to_tensors(last))), "a finite state"
     report(config, failed, f"the recurrence did not come to {asked}")
     return failed
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rpanoptic.recurrent.adjoint import AdjointRecord, solve_adjoint
 from rpanoptic.recurrent.gradients.base import CellStep, GradientConfig, Rollout
+from rpanoptic.recurrent.gradients.compiled import twice_differentiable
 from rpanoptic.recurrent.gradients.failure import report, unsettled
 from rpanoptic.recurrent.jacobian import StepJacobian, as_leaves
 from rpanoptic.recurrent.relaxation import Relaxation
@@ -113,8 +114,9 @@ class _FunctionalEquilibrium(torch.autograd.Function):
         def of_state(*h: Tensor) -> Tensors:
             return problem.evaluate(tensors, h)
 
-        # Integers and other buffers without a gradient stand still.
-        moving = [index for index, t in enumerate(tensors) if t.is_floating_point()]
+        # Buffers and frozen parameters stand still.
+        needed = ctx.needs_input_grad[1 + problem.count :]
+        moving = [index for index, wanted in enumerate(needed) if wanted]
 
         def of_tensors(*values: Tensor) -> Tensors:
             everything = list(tensors)
@@ -123,8 +125,8 @@ class _FunctionalEquilibrium(torch.autograd.Function):
             return problem.evaluate(tuple(everything), state)
 
         vjp = _transposed(of_state, state)
-        # A compiled graph cannot write into an object outside of it.
-        record = None if torch.compiler.is_compiling() else problem.record
+        # Compiled graphs and transforms cannot write into an object outside of them.
+        record = problem.record if is_plain(gradients[0]) else None
         adjoint = solve_adjoint(vjp, gradients, problem.config.adjoint, record)
         report(problem.config, problem.record.failed, "the adjoint solve diverged")
         vjp_tensors = torch.func.vjp(of_tensors, *(tensors[index] for index in moving))[1]
@@ -142,8 +144,9 @@ def _column_sums(step: CellStep, state: State) -> Tensors:
     """``J^T 1`` at ``state``, with its graph, by a way that compiles where that is wanted."""
     if is_plain(step.drive):
         previous = as_leaves(state)
-        jacobian = StepJacobian(to_tensors(step(previous)), to_tensors(previous))
-        return jacobian.column_sums()
+        with twice_differentiable(step.cell):
+            last = step(previous)
+        return StepJacobian(to_tensors(last), to_tensors(previous)).column_sums()
     tensors = step.tensors
 
     def of_state(*h: Tensor) -> Tensors:

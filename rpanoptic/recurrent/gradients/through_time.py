@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from rpanoptic.recurrent.convolution import convolutions_as_here
 from rpanoptic.recurrent.gradients.base import (
     GRADIENTS,
     CellStep,
@@ -12,9 +15,9 @@ from rpanoptic.recurrent.gradients.base import (
     GradientMethod,
     Rollout,
 )
-from rpanoptic.recurrent.jacobian import StepJacobian, as_leaves
+from rpanoptic.recurrent.jacobian import StepJacobian
 from rpanoptic.recurrent.relaxation import Relaxation, Step
-from rpanoptic.recurrent.state import State, to_tensors
+from rpanoptic.recurrent.state import State, like, to_tensors
 
 
 @GRADIENTS.register("bptt")
@@ -44,9 +47,11 @@ class BPTT(GradientMethod):
 
     def _finish(self, step: CellStep, run: Relaxation) -> Rollout:
         previous = run.state
-        if self.penalised and not any(t.requires_grad for t in to_tensors(previous)):
-            # With a single step the column sums are taken at the first state, a constant.
-            previous = as_leaves(previous)
+        if self.penalised:
+            # After a single step the column sums are taken at the first state, a constant.
+            tensors = to_tensors(previous)
+            tensors = tuple(t if t.requires_grad else t.detach().requires_grad_() for t in tensors)
+            previous = like(tensors, previous)
         last = self._taped(step)(previous)
         jacobian = StepJacobian(to_tensors(last), to_tensors(previous))
         return Rollout(last, previous, last, run.steps + 1, jacobian.column_sums)
@@ -81,7 +86,14 @@ class CheckpointedBPTT(BPTT):
 
     def _taped(self, step: Step) -> Step:
         # A cell draws no random numbers, so that there is no generator to be put back.
-        return lambda state: checkpoint(step, state, use_reentrant=False, preserve_rng_state=False)
+        again = convolutions_as_here()
+        return lambda state: checkpoint(
+            step,
+            state,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=lambda: (nullcontext(), again()),
+        )
 
 
 @GRADIENTS.register("cbptt")

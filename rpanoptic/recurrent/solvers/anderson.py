@@ -12,7 +12,7 @@ from rpanoptic.recurrent.solvers.base import (
     JacobianProducts,
     Progress,
 )
-from rpanoptic.recurrent.state import row_norms
+from rpanoptic.recurrent.state import row_norms, row_products
 
 
 class AndersonMixer:
@@ -52,7 +52,7 @@ class AndersonMixer:
         Scaling by the lengths s of the residuals keeps the old, long ones from drowning the new.
         """
         residuals, dtype = self._residuals, self._residuals[0].dtype
-        row = torch.stack([torch.linalg.vecdot(r, residuals[-1], dim=1) for r in residuals], dim=1)
+        row = torch.stack([row_products(r, residuals[-1]) for r in residuals], dim=1)
         # The vectors are kept in their own precision, their few products in double.
         row = row.double()
         count = len(residuals)

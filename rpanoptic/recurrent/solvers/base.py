@@ -17,12 +17,17 @@ GROWTH_IN_ALL = 10.0
 
 
 class StopReason(IntEnum):
-    """Why the solve of a sample ended."""
+    """Why the solve of a sample ended.
+
+    STAGNATED: rounding, or a singular system, leaves nothing to gain; the residual tells how far
+    it came.
+    """
 
     MAX_STEPS = 0
     CONVERGED = 1
     DIVERGED = 2
     NON_FINITE = 3
+    STAGNATED = 4
 
 
 @dataclass(frozen=True)
@@ -71,9 +76,14 @@ class Progress:
         self.residual = self.active.to(size.dtype)
         self.reason = torch.where(self.active, int(StopReason.MAX_STEPS), int(StopReason.CONVERGED))
 
+    @property
+    def left(self) -> int:
+        """Products that may still be spent."""
+        return self.limits.max_steps - self.spent
+
     def spend(self, products: int = 1) -> bool:
         """Count ``products`` more, unless the limit forbids them or no sample has use for them."""
-        if self.spent + products > self.limits.max_steps:
+        if self.left < products:
             return False
         if self._may_look() and not bool(self.active.any()):
             return False
@@ -101,10 +111,16 @@ class Progress:
         self.active = self.active & ~converged & ~given_up
 
     def finish(self, done: Tensor) -> None:
-        """End the samples of which ``done`` ``(N,)`` is true: as near as rounding lets them."""
+        """End the samples of which ``done`` ``(N,)`` is true: no step would change them."""
         done = done & self.active
-        self.reason = torch.where(done, int(StopReason.CONVERGED), self.reason)
+        self.reason = torch.where(done, int(StopReason.STAGNATED), self.reason)
         self.active = self.active & ~done
+
+    def give_up(self, samples: Tensor) -> None:
+        """Note that the solutions of ``samples`` ``(N,)``, bool, are replaced by g."""
+        self.reason = torch.where(samples, int(StopReason.DIVERGED), self.reason)
+        self.terms = torch.where(samples, 0, self.terms)
+        self.residual = torch.where(samples, torch.nan, self.residual)
 
     def mask(self, rows: Tensor) -> Tensor:
         """``rows`` ``(N, D)`` with zeros for the finished samples.
@@ -119,7 +135,8 @@ class Progress:
             return False
         if self.active.device.type == "cpu":
             return True
-        return self.limits.check_every > 0 and self.spent % self.limits.check_every == 0
+        every = self.limits.check_every
+        return every > 0 and self.spent > 0 and self.spent % every == 0
 
 
 class AdjointSolver(ABC):

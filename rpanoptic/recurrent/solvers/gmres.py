@@ -30,7 +30,8 @@ class GMRES(AdjointSolver):
             while cycle.length < self.memory and progress.spend():
                 cycle.extend(products, progress)
             u = u + cycle.correction()
-            if cycle.length < self.memory or not progress.spend():
+            # A restart costs a product, and is of use only if another follows.
+            if cycle.length < self.memory or progress.left < 2 or not progress.spend():
                 break
             residual = progress.mask(g - u + products.vjp(progress.mask(u)))
         # Before the first product the best known solution is g, the one-step gradient.
@@ -74,7 +75,10 @@ class _Cycle:
             column[index + 1] = cosine * below - sine * above
         above, below = column[-2:]
         length = torch.hypot(above, below)
-        usable = progress.active & length.isfinite() & (length > 0)
+        # A column that the rotations leave nothing of: the system is singular on this space.
+        rounding = 10 * torch.finfo(size.dtype).eps * torch.stack(column).norm(dim=0)
+        singular = length <= rounding
+        usable = progress.active & length.isfinite() & ~singular
         cosine = torch.where(usable, safe_divide(above, length), 1.0)
         sine = torch.where(usable, safe_divide(below, length), 0.0)
         rest = -sine * self._rest
@@ -83,7 +87,7 @@ class _Cycle:
         self._right.append(torch.where(usable, cosine * self._rest, 0.0))
         self._rotations.append((cosine, sine))
         reached = torch.where(length.isfinite(), rest.abs(), torch.inf)
-        progress.settle(reached, accepted=usable, diverged=length == 0)
+        progress.settle(reached, accepted=usable, diverged=singular)
         self._rest = torch.where(usable, rest, self._rest)
         self._basis.append(progress.mask(safe_divide(image, size[:, None])))
 
