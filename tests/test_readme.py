@@ -6,10 +6,11 @@ import re
 
 import pytest
 
+from tests.markdown import broken_links, python_blocks, run_block
 from tests.paths import ROOT
 
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+README = ROOT / "README.md"
+EXAMPLES = python_blocks(README)
 
 
 def test_there_are_examples() -> None:
@@ -18,16 +19,15 @@ def test_there_are_examples() -> None:
 
 @pytest.mark.parametrize("source", EXAMPLES, ids=["engine", "config"])
 def test_examples_run(source: str) -> None:
-    exec(compile(source, "README.md", "exec"), {"__name__": "readme"})
+    run_block(source, "README.md")
 
 
 def test_linked_files_exist() -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if "://" not in link]
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert broken_links(README) == []
 
 
 def test_files_named_in_commands_exist() -> None:
-    named = re.findall(r"\b(?:configs|tools|datasets)/[\w/]+\.(?:yaml|py)\b", TEXT)
+    text = README.read_text(encoding="utf-8")
+    named = re.findall(r"\b(?:configs|tools|datasets)/[\w/]+\.(?:yaml|py)\b", text)
     assert named
     assert [name for name in named if not (ROOT / name).exists()] == []
