@@ -229,13 +229,15 @@ def test_a_compiled_cell_agrees(gradient: str) -> None:
     assert_gradients_close(*gradients, tolerance=1e-4)  # float32, other orders of sums
 
 
-@pytest.mark.parametrize("options", [{}, {"backend": "functional"}, {"wrapped": True}])
-def test_a_compiled_cell_with_a_penalty(options) -> None:
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize(
+    ("gradient", "options"), [("crbp", {}), ("crbp", {"backend": "functional"}), ("cbptt", {})]
+)
+def test_a_compiled_cell_with_a_penalty(gradient: str, options, wrapped: bool) -> None:
     drive = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(1))
-    wrapped = options.pop("wrapped", False)
     gradients = []
     for compiled in (False, True):
-        block = make("crbp", **options)
+        block = make(gradient, **options)
         if compiled and wrapped:
             block.cell = torch.compile(block.cell, backend="aot_eager")
         elif compiled:

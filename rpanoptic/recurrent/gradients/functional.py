@@ -2,7 +2,7 @@
 
 The backward pass evaluates the step again, by :func:`torch.func.vjp` at h_T. So nothing but states
 is kept between the passes, a block compiles as one graph, and gradients can be differentiated
-again. It costs three more evaluations of the step.
+again. It costs two more evaluations of the step.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from rpanoptic.recurrent.gradients.base import (
     GradientMethod,
     Rollout,
 )
+from rpanoptic.recurrent.gradients.compiled import twice_differentiable
 from rpanoptic.recurrent.jacobian import StepJacobian
 from rpanoptic.recurrent.relaxation import Relaxation, Step
 from rpanoptic.recurrent.state import State, like, to_tensors
@@ -52,7 +53,8 @@ class BPTT(GradientMethod):
             tensors = to_tensors(previous)
             tensors = tuple(t if t.requires_grad else t.detach().requires_grad_() for t in tensors)
             previous = like(tensors, previous)
-        last = self._taped(step)(previous)
+        with twice_differentiable(step.cell) if self.penalised else nullcontext():
+            last = self._taped(step)(previous)
         jacobian = StepJacobian(to_tensors(last), to_tensors(previous))
         return Rollout(last, previous, last, run.steps + 1, jacobian.column_sums)
 
