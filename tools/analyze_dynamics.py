@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 import rpanoptic.data
 import rpanoptic.modeling  # noqa: F401  (both register names that configs use)
+from rpanoptic.arguments import at_least
 from rpanoptic.engine import check_output_dir, setup_config
 from rpanoptic.engine.dynamics import DynamicsProbe, dataset_pictures, save_dynamics
 from rpanoptic.engine.inputs import PictureError, find_pictures, read_picture
@@ -78,16 +79,6 @@ def _look(probe: DynamicsProbe, path: Path) -> None:
         raise PictureError(f"picture {path}: {error}") from error
 
 
-def _at_least(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is not at least {least}")
-        return value
-
-    return parse
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -97,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--input", nargs="+", metavar="PATH", help="files, patterns or folders")
     parser.add_argument(
         "--pictures",
-        type=_at_least(1),
+        type=at_least(1),
         default=4,
         metavar="N",
         help="without --input: the first N pictures of DATASETS.TEST[0] (default 4)",
@@ -105,20 +96,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument(
         "--steps",
-        type=_at_least(1),
+        type=at_least(1),
         metavar="N",
         help="steps to follow each block for (default: twice its steps in training)",
     )
     parser.add_argument(
         "--samples",
-        type=_at_least(1),
+        type=at_least(1),
         default=8,
         metavar="N",
         help="most samples of each block, shared out among the pictures (default 8)",
     )
     parser.add_argument(
         "--iterations",
-        type=_at_least(2),
+        type=at_least(2),
         default=100,
         metavar="N",
         help="of the power iterations (default 100)",

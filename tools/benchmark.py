@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from rpanoptic.arguments import at_least
 from rpanoptic.benchmarks import adjoint, pathfinder, report, sweep
 from rpanoptic.benchmarks.methods import NAMES
 from rpanoptic.benchmarks.problem import Problem
@@ -127,16 +128,6 @@ def _problem(args: argparse.Namespace) -> Problem:
     return Problem(args.cell, args.channels, args.kernel_size, args.size, args.batch, args.device)
 
 
-def _at_least(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is not at least {least}")
-        return value
-
-    return parse
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -151,17 +142,17 @@ def _parser() -> argparse.ArgumentParser:
         _add_problem(command, Problem(), repeats=1 if what == "memory" else 5)
         command.add_argument("--methods", nargs="+", default=NAMES, metavar="NAME")
         command.add_argument(
-            "--steps", nargs="+", type=_at_least(1), default=(5, 10, 20, 40, 80), metavar="N"
+            "--steps", nargs="+", type=at_least(1), default=(5, 10, 20, 40, 80), metavar="N"
         )
         command.add_argument(
             "--terms",
-            type=_at_least(0),
+            type=at_least(0),
             metavar="N",
             help="products of the adjoint solve (default: steps - 1, as many as bptt takes)",
         )
         command.add_argument(
             "--processes",
-            type=_at_least(1),
+            type=at_least(1),
             default=1,
             metavar="N",
             help="fresh processes for each number, of which the best counts (default 1)",
@@ -183,7 +174,7 @@ def _add_problem(command: argparse.ArgumentParser, default: Problem, *, repeats:
         ("--repeats", repeats),
     ):
         command.add_argument(
-            flag, type=_at_least(1), default=value, metavar="N", help=f"default {value}"
+            flag, type=at_least(1), default=value, metavar="N", help=f"default {value}"
         )
     command.add_argument("--device", default=default.device, help="cpu (default), cuda")
 
@@ -191,10 +182,10 @@ def _add_problem(command: argparse.ArgumentParser, default: Problem, *, repeats:
 def _add_pathfinder(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=_pathfinder)
     _add_problem(command, pathfinder.PROBLEM, repeats=2)
-    command.add_argument("--steps", type=_at_least(2), default=20, metavar="N", help="default 20")
+    command.add_argument("--steps", type=at_least(2), default=20, metavar="N", help="default 20")
     command.add_argument(
         "--terms",
-        type=_at_least(0),
+        type=at_least(0),
         default=15,
         metavar="N",
         help="products of the adjoint solve (default 15)",
@@ -210,7 +201,7 @@ def _add_adjoint(command: argparse.ArgumentParser) -> None:
     command.add_argument("--tol", nargs="+", type=float, default=(1e-3, 1e-6), metavar="TOL")
     command.add_argument(
         "--max-steps",
-        type=_at_least(1),
+        type=at_least(1),
         default=20000,
         metavar="N",
         help="products after which a solver is given up (default 20000)",

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 import rpanoptic.data
 import rpanoptic.modeling  # noqa: F401  (both register names that configs use)
+from rpanoptic.arguments import at_least
 from rpanoptic.engine import check_output_dir, setup_config
 from rpanoptic.engine.demo import Demo
 from rpanoptic.engine.inputs import PictureError, find_pictures, read_picture
@@ -85,13 +86,6 @@ def _output_names(pictures: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -106,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         "--confidence-threshold", type=float, default=0.5, help="least score of a thing"
     )
     parser.add_argument(
-        "--steps", type=_positive, nargs="+", default=STEPS, metavar="N", help="steps to show"
+        "--steps", type=at_least(1), nargs="+", default=STEPS, metavar="N", help="steps to show"
     )
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config overrides"

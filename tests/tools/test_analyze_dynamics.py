@@ -5,12 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from detectron2.modeling import build_model
 from PIL import Image
 
 from tests.data.helpers import load_script
-from tests.engine.tiny import TINY_CONFIG, tiny_cfg, tiny_options
+from tests.engine.tiny import TINY_CONFIG, tiny_options
 
 analyze = load_script("tools/analyze_dynamics.py")
 
@@ -18,26 +16,6 @@ NAME = "roi_heads.mask_head.recurrence"
 FIGURES = [
     f"{NAME}_{what}.png" for what in ("components", "past_trained_steps", "residual", "spectrum")
 ]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of the untrained tiny model."""
-    folder = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(0)
-    torch.save({"model": build_model(tiny_cfg(folder)).state_dict()}, folder / "model.pth")
-    return folder / "model.pth"
-
-
-@pytest.fixture()
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    generator = np.random.default_rng(0)
-    for name in ("one.png", "two.jpg"):
-        pixels = generator.integers(0, 255, (60, 90, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / name)
-    return folder
 
 
 def command(

@@ -14,26 +14,6 @@ from tests.engine.tiny import TINY_CONFIG, tiny_cfg, tiny_options
 demo = load_script("tools/demo.py")
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of the untrained tiny model."""
-    folder = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(0)
-    torch.save({"model": build_model(tiny_cfg(folder)).state_dict()}, folder / "model.pth")
-    return folder / "model.pth"
-
-
-@pytest.fixture()
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    generator = np.random.default_rng(0)
-    for name in ("one.png", "two.jpg"):
-        pixels = generator.integers(0, 255, (60, 90, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / name)
-    return folder
-
-
 def command(weights: Path, inputs: list[Path], output: Path, **changes: object) -> list[str]:
     argv = ["--config-file", str(TINY_CONFIG), "--weights", str(weights), "--input"]
     argv += [str(path) for path in inputs]
