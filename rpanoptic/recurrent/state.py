@@ -86,6 +86,7 @@ class Packing:
             self.channels_last,
             strict=True,
         ):
+            part = part.contiguous()
             if last:
                 samples, channels, height, width = shape
                 part = part.reshape(samples, height, width, channels).permute(0, 3, 1, 2)
