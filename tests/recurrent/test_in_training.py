@@ -51,7 +51,13 @@ def loss_of(block: nn.Module, drive: Tensor) -> Tensor:
 
 
 def tensors_alive() -> tuple[int, int]:
-    tensors = [o for o in gc.get_objects() if type(o) in (Tensor, nn.Parameter)]
+    tensors = [
+        o
+        for o in gc.get_objects()
+        if type(o) in (Tensor, nn.Parameter)
+        # Of other tests, and without a storage.
+        and not torch._C._functorch.is_functorch_wrapped_tensor(o)
+    ]
     return len(tensors), sum(t.untyped_storage().nbytes() for t in tensors)
 
 
