@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(what, help=text, description=text)
         command.set_defaults(run=_sweep, what=what)
-        _add_problem(command, Problem(), repeats=1 if what == "memory" else 5)
+        _add_problem(command, Problem(), repeats=1 if what == "memory" else 3)
         command.add_argument("--methods", nargs="+", default=NAMES, metavar="NAME")
         command.add_argument(
             "--steps", nargs="+", type=at_least(1), default=(5, 10, 20, 40, 80), metavar="N"
