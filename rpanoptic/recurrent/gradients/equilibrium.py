@@ -47,16 +47,13 @@ class RBP(GradientMethod):
         if self.config.backend == "functional":
             return equilibrium_of(step, state, steps, self.config)
         refuse_transforms()
+        falls_back = self.config.on_failure == "tbptt"
+        taped = self.config.truncation if falls_back else 1
         run = Relaxation(state, self.config.forward)
-        fallback: Relaxation | None = None
         with torch.no_grad():
-            if self.config.on_failure == "tbptt":
-                run.advance(step, max(steps - self.config.truncation, 0))
-                fallback = run
-                with torch.enable_grad():
-                    fallback.advance(step, min(self.config.truncation, steps) - 1)
-            else:
-                run.advance(step, steps - 1)
+            run.advance(step, max(steps - taped, 0))
+        # For the fall-back alone: the adjoint needs the last step's tape, which begins anew below.
+        run.advance(step, min(taped, steps) - 1)
         previous = as_leaves(run.state)
         leaves = to_tensors(previous)
         for leaf in leaves:
@@ -69,7 +66,7 @@ class RBP(GradientMethod):
                 _Solve(self.config, record, failed, is_compiled(step.cell)),
                 *to_tensors(last),
                 *leaves,
-                *(to_tensors(step(fallback.state)) if fallback else ()),
+                *(to_tensors(step(run.state)) if falls_back else ()),
             )
         return Rollout(
             like(outputs, last),
