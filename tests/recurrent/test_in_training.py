@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import socket
 from pathlib import Path
 
 import pytest
@@ -302,8 +301,10 @@ def test_checkpointed_bptt_computes_again_as_it_did() -> None:
 # -- several processes
 
 
-def train_one_of_two(rank: int, port: int, folder: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def train_one_of_two(rank: int, folder: Path) -> None:
+    dist.init_process_group(
+        "gloo", init_method=(folder / "rendezvous").as_uri(), rank=rank, world_size=2
+    )
     torch.set_num_threads(1)
     drive = distributed_drive()[2 * rank : 2 * rank + 2]
     found = {}
@@ -338,10 +339,7 @@ class Shared(nn.Module):
 
 
 def test_two_processes_find_the_gradients_of_one(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(train_one_of_two, args=(port, tmp_path), nprocs=2)
+    mp.spawn(train_one_of_two, args=(tmp_path,), nprocs=2)
     for gradient in METHODS:
         model = Shared(gradient)
         model(distributed_drive()).backward()
