@@ -27,6 +27,9 @@ class RecurrentCell(nn.Module, ABC):
         ValueError: a number of channels below 1.
     """
 
+    #: Tensors of the state; several make it a tuple.
+    state_tensors = 1
+
     def __init__(self, channels: int, drive_channels: int | None = None) -> None:
         super().__init__()
         drive_channels = channels if drive_channels is None else drive_channels
@@ -49,8 +52,12 @@ class RecurrentCell(nn.Module, ABC):
         """
 
     def initial_state(self, drive: Tensor) -> State:
-        """The state before the first step: zeros ``(N, C, H, W)``, laid out as the drive is."""
-        return zero_state(drive, self.channels)
+        """The state before the first step: zeros ``(N, C, H, W)``, laid out as the drive is.
+
+        A tuple of them for a cell with several :attr:`state_tensors`.
+        """
+        zeros = tuple(zero_state(drive, self.channels) for _ in range(self.state_tensors))
+        return zeros if self.state_tensors > 1 else zeros[0]
 
     def output(self, state: State) -> Tensor:
         """What is read out of a state, ``(N, C, H, W)``: its only, or its first, tensor."""

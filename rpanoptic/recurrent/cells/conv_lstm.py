@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rpanoptic.recurrent.cells.base import CELLS, RecurrentCell, zero_state
+from rpanoptic.recurrent.cells.base import CELLS, RecurrentCell
 from rpanoptic.recurrent.cells.parts import cell_norm, conv
 
 
@@ -36,6 +36,8 @@ class ConvLSTM(RecurrentCell):
     uniform.
     """
 
+    state_tensors = 2
+
     def __init__(
         self,
         channels: int,
@@ -57,10 +59,6 @@ class ConvLSTM(RecurrentCell):
         if not norm:
             assert self.gates.bias is not None
             nn.init.constant_(self.gates.bias.chunk(4)[2], forget_bias)
-
-    def initial_state(self, drive: Tensor) -> tuple[Tensor, Tensor]:
-        """h and c before the first step: zeros ``(N, C, H, W)``, laid out as the drive is."""
-        return zero_state(drive, self.channels), zero_state(drive, self.channels)
 
     def forward(  # type: ignore[override]
         self, drive: Tensor, state: tuple[Tensor, Tensor]

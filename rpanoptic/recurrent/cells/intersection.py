@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rpanoptic.recurrent.cells.base import CELLS, RecurrentCell, zero_state
+from rpanoptic.recurrent.cells.base import CELLS, RecurrentCell
 from rpanoptic.recurrent.cells.parts import check_equal_channels, conv
 
 
@@ -35,6 +35,8 @@ class IntersectionRNN(RecurrentCell):
         ValueError: ``drive_channels`` is not C.
     """
 
+    state_tensors = 2
+
     def __init__(
         self,
         channels: int,
@@ -52,10 +54,6 @@ class IntersectionRNN(RecurrentCell):
         hidden_gate, _, output_gate, _ = self.gates_and_candidates.bias.chunk(4)
         nn.init.constant_(hidden_gate, gate_bias)
         nn.init.constant_(output_gate, gate_bias)
-
-    def initial_state(self, drive: Tensor) -> tuple[Tensor, Tensor]:
-        """h and y before the first step: zeros ``(N, C, H, W)``, laid out as the drive is."""
-        return zero_state(drive, self.channels), zero_state(drive, self.channels)
 
     def forward(  # type: ignore[override]
         self, drive: Tensor, state: tuple[Tensor, Tensor]

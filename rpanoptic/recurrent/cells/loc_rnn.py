@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rpanoptic.recurrent.cells.base import CELLS, RecurrentCell, zero_state
+from rpanoptic.recurrent.cells.base import CELLS, RecurrentCell
 from rpanoptic.recurrent.cells.parts import NONLINEARITIES, cell_norm, conv
 from rpanoptic.recurrent.checks import check_choice
 from rpanoptic.recurrent.convolution import Convolution
@@ -39,6 +39,8 @@ class LocRNN(RecurrentCell):
     uniform within 1 / sqrt(fan-in).
     """
 
+    state_tensors = 2
+
     def __init__(
         self,
         channels: int,
@@ -66,10 +68,6 @@ class LocRNN(RecurrentCell):
         for module in self.modules():
             if isinstance(module, Convolution):
                 module.reset_parameters()
-
-    def initial_state(self, drive: Tensor) -> tuple[Tensor, Tensor]:
-        """e and i before the first step: zeros ``(N, C, H, W)``, laid out as the drive is."""
-        return zero_state(drive, self.channels), zero_state(drive, self.channels)
 
     def forward(  # type: ignore[override]
         self, drive: Tensor, state: tuple[Tensor, Tensor]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rpanoptic.recurrent.cells.base import CELLS, RecurrentCell, zero_state
+from rpanoptic.recurrent.cells.base import CELLS, RecurrentCell
 from rpanoptic.recurrent.cells.parts import NONLINEARITIES, check_equal_channels, conv
 from rpanoptic.recurrent.checks import check_choice
 
@@ -37,6 +37,8 @@ class ReciprocalGated(RecurrentCell):
         ValueError: ``drive_channels`` is not C.
     """
 
+    state_tensors = 2
+
     def __init__(
         self,
         channels: int,
@@ -53,10 +55,6 @@ class ReciprocalGated(RecurrentCell):
         self.hidden_gate = conv(channels, channels, kernel_size, bias=True, init="xavier")
         self.memory_tau = conv(channels, channels, kernel_size, bias=True, init="xavier")
         self.memory_gate = conv(channels, channels, kernel_size, bias=True, init="xavier")
-
-    def initial_state(self, drive: Tensor) -> tuple[Tensor, Tensor]:
-        """h and c before the first step: zeros ``(N, C, H, W)``, laid out as the drive is."""
-        return zero_state(drive, self.channels), zero_state(drive, self.channels)
 
     def forward(  # type: ignore[override]
         self, drive: Tensor, state: tuple[Tensor, Tensor]
