@@ -1,5 +1,5 @@
 """Fixtures of this folder."""
 
-from tests.engine.tiny import one_thread, tiny_data, tiny_datasets
+from tests.engine.tiny import tiny_data, tiny_datasets
 
-__all__ = ["one_thread", "tiny_data", "tiny_datasets"]
+__all__ = ["tiny_data", "tiny_datasets"]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from detectron2.config import CfgNode
 
 from rpanoptic.data.synthetic_panoptic import SyntheticParameters, build_synthetic_panoptic
@@ -59,15 +57,6 @@ def tiny_options(**changes: Any) -> list[str]:
 def tiny_cfg(output: Path, **changes: Any) -> CfgNode:
     """The config of the tiny model, writing to ``output``."""
     return setup_config(TINY_CONFIG, tiny_options(**changes), output_dir=output)
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny tensors are slower on several threads, and far slower on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
-from tests.engine.tiny import one_thread, tiny_cfg, tiny_data, tiny_datasets
+from tests.engine.tiny import tiny_cfg, tiny_data, tiny_datasets
 
-__all__ = ["one_thread", "tiny_data", "tiny_datasets"]
+__all__ = ["tiny_data", "tiny_datasets"]
 
 
 @pytest.fixture(scope="module")
