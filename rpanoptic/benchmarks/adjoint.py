@@ -49,7 +49,7 @@ class System:
     @property
     def spectral_radius(self) -> float:
         """Of J."""
-        return torch.linalg.eigvals(self.jacobian).abs().max().item()
+        return _radius(self.jacobian)
 
     @property
     def largest_singular_value(self) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rpanoptic.benchmarks.methods import Loss, build_loss
-from rpanoptic.benchmarks.problem import Instance, Problem
+from rpanoptic.benchmarks.problem import Instance, Problem, seconds
 from rpanoptic.benchmarks.report import Row, table
 from rpanoptic.errors import ConfigError
 from rpanoptic.recurrent.convolution import direct_convolutions
@@ -77,7 +76,7 @@ class _Contestant:
             setting.method, self.instance, steps=steps, terms=terms, **setting.options
         )
         self.steps, self.terms = steps, terms
-        self.device = torch.device(problem.device)
+        self.device = problem.device
         self.times: list[float] = []
 
     def run(self) -> float:
@@ -89,11 +88,7 @@ class _Contestant:
 
     def time(self) -> None:
         """One training step, its time noted."""
-        self._synchronise()
-        start = time.perf_counter()
-        self.run()
-        self._synchronise()
-        self.times.append(time.perf_counter() - start)
+        self.times.append(seconds(self.run, self.device))
         self.instance.clear()
 
     def result(self) -> _Result:
@@ -114,10 +109,6 @@ class _Contestant:
             block.last.steps.double().mean().item(),
             self.terms if products is None else products.double().mean().item(),
         )
-
-    def _synchronise(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 def compare(

@@ -1,7 +1,8 @@
-"""What is measured: a cell, a drive and a loss."""
+"""What is measured: a cell, a drive and a loss, and how long it takes."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -93,6 +94,20 @@ class Instance:
         """Gradients of all parameters as one vector, a copy."""
         grads = [p.grad.flatten() for p in self.cell.parameters() if p.grad is not None]
         return torch.cat(grads).detach().clone()
+
+
+def seconds(function: Callable[[], object], device: str) -> float:
+    """Time that a call takes, to the end of all work that it gives the device."""
+    _synchronise(device)
+    start = time.perf_counter()
+    function()
+    _synchronise(device)
+    return time.perf_counter() - start
+
+
+def _synchronise(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _device(name: str) -> torch.device:

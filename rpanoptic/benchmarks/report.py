@@ -14,25 +14,35 @@ from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarForm
 from tabulate import tabulate
 
 from rpanoptic.data.paths import write_atomically
+from rpanoptic.visualization.style import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    PURPLE,
+    SKY,
+    YELLOW,
+    new_figure,
+    style_axes,
+)
 
 Row = dict[str, Any]
 
-# Okabe and Ito's palette, which colour-blind readers tell apart; markers do so without colour.
+# Markers tell the methods apart where colours do not.
 _STYLES = [
-    ("#0072B2", "o", "-"),
-    ("#D55E00", "s", "-"),
-    ("#009E73", "^", "-"),
-    ("#CC79A7", "D", "-"),
-    ("#56B4E9", "v", "-"),
-    ("#E69F00", "P", "-"),
-    ("#333333", "X", "-"),
-    ("#0072B2", "o", "--"),
-    ("#D55E00", "s", "--"),
-    ("#009E73", "^", "--"),
-    ("#CC79A7", "D", "--"),
-    ("#333333", "X", "--"),
+    (BLUE, "o", "-"),
+    (ORANGE, "s", "-"),
+    (GREEN, "^", "-"),
+    (PURPLE, "D", "-"),
+    (SKY, "v", "-"),
+    (YELLOW, "P", "-"),
+    (INK, "X", "-"),
+    (BLUE, "o", "--"),
+    (ORANGE, "s", "--"),
+    (GREEN, "^", "--"),
+    (PURPLE, "D", "--"),
+    (INK, "X", "--"),
 ]
-_INK, _GREY = "#333333", "#999999"
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
@@ -99,8 +109,7 @@ def draw_over_steps(rows: Sequence[Row], key: str, label: str, title: str) -> Fi
         label: of the vertical axis.
         title: over the figure.
     """
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained", facecolor="white")
-    figure.suptitle(title, fontsize=11, color=_INK)
+    figure = new_figure(7.2, 4.2, title)
     axes = figure.subplots()
     methods = list(dict.fromkeys(row["method"] for row in rows))
     for place, method in enumerate(methods):
@@ -118,7 +127,7 @@ def draw_over_steps(rows: Sequence[Row], key: str, label: str, title: str) -> Fi
             label=method,
         )
     _finish(axes, sorted({row["steps"] for row in rows}), label)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9, labelcolor=_INK)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9, labelcolor=INK)
     return figure
 
 
@@ -130,13 +139,9 @@ def _finish(axes: Axes, steps: Sequence[int], label: str) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("steps", color=_INK)
-    axes.set_ylabel(label, color=_INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_GREY)
-    axes.tick_params(colors=_INK, labelsize=9, which="both")
-    axes.grid(color="#E6E6E6", linewidth=0.7)
-    axes.set_axisbelow(True)
+    axes.set_xlabel("steps")
+    axes.set_ylabel(label)
+    style_axes(axes)
 
 
 def _shown(row: Row, key: str, form: str) -> str:

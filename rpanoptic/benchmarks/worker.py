@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 
 from rpanoptic.benchmarks.memory import measure_peak
 from rpanoptic.benchmarks.methods import build_loss
-from rpanoptic.benchmarks.problem import Problem
+from rpanoptic.benchmarks.problem import Problem, seconds
 from rpanoptic.errors import UserError
 
 
@@ -100,19 +99,7 @@ def _warm_up(task: Task, terms: int) -> None:
 
 def time_calls(function: Callable[[], object], device: str, repeats: int) -> list[float]:
     """Seconds of each of ``repeats`` calls, after one to warm up."""
-    times = []
-    for _ in range(repeats + 1):
-        _synchronise(device)
-        start = time.perf_counter()
-        function()
-        _synchronise(device)
-        times.append(time.perf_counter() - start)
-    return times[1:]
-
-
-def _synchronise(device: str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
+    return [seconds(function, device) for _ in range(repeats + 1)][1:]
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from rpanoptic.data import check_dataset
 from rpanoptic.data.paths import write_atomically
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
+from rpanoptic.engine.hooks import recurrent_blocks
 from rpanoptic.engine.predictor import Predictor
 from rpanoptic.errors import ConfigError, UserError
 from rpanoptic.evaluation.dynamics import (
@@ -111,12 +112,6 @@ class DynamicsProbe:
             )
             for name, inputs in reached.items()
         ]
-
-
-def recurrent_blocks(model: nn.Module) -> dict[str, RecurrentBlock]:
-    """The recurrent blocks of a model by their names in it."""
-    modules = model.named_modules()
-    return {name or "model": m for name, m in modules if isinstance(m, RecurrentBlock)}
 
 
 @contextmanager

@@ -56,9 +56,14 @@ class RecurrenceLogger(HookBase):
 
 
 def recurrent_blocks(model: nn.Module) -> dict[str, RecurrentBlock]:
-    """The recurrent blocks of a model by their module name, the name being free of wrappers."""
+    """The recurrent blocks of a model by their module name, the name being free of wrappers.
+
+    A model that is a block itself is called "model".
+    """
     modules = unwrapped(model).named_modules()
-    return {name: module for name, module in modules if isinstance(module, RecurrentBlock)}
+    return {
+        name or "model": module for name, module in modules if isinstance(module, RecurrentBlock)
+    }
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

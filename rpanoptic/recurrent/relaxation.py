@@ -107,7 +107,7 @@ class Relaxation:
         packing = Packing(to_tensors(self.state))
         mixer = AndersonMixer(self._config.memory)
         rows = packing.pack(to_tensors(self.state))
-        best, best_size = rows, None
+        best, best_size = rows, rows.new_full(rows.shape[:1], torch.inf)
         for index in range(count):
             if self._all_frozen(index):
                 break
@@ -115,8 +115,6 @@ class Relaxation:
             residual = value - rows
             norm = row_norms(value).clamp_min(torch.finfo(value.dtype).tiny)
             size = row_norms(residual) / norm
-            if best_size is None:
-                best_size = torch.full_like(size, torch.inf)
             active = self.active[:, None]
             best = torch.where(active & (size < best_size)[:, None], value, best)
             mixed = mixer(value, torch.where(active, residual, 0.0))

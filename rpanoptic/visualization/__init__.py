@@ -5,11 +5,11 @@ from rpanoptic.visualization.dynamics import (
     draw_past_trained_steps,
     draw_residuals,
     draw_spectrum,
-    save_figure,
 )
 from rpanoptic.visualization.grid import picture_grid, save_png
 from rpanoptic.visualization.panoptic import draw_output, draw_panoptic, draw_record
 from rpanoptic.visualization.steps import draw_steps
+from rpanoptic.visualization.style import save_figure
 
 __all__ = [
     "draw_components",

@@ -6,9 +6,7 @@ a CPU tensor as it is), and return figures that belong to no global state of Mat
 
 from __future__ import annotations
 
-import io
 import math
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,14 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from rpanoptic.data.paths import write_atomically
+from rpanoptic.visualization.style import BLUE, GREY, INK, ORANGE, new_figure, style_axes
 
-# Of the palette of Okabe and Ito, which is told apart by colour-blind readers too.
-_BLUE, _ORANGE = "#0072B2", "#D55E00"
-_INK, _GREY = "#333333", "#999999"
 _COLORMAP = "viridis"
 _WIDTH, _HEIGHT = 6.4, 4.0
-_DPI = 150
 _MAX_PANELS = 12
 _LEAST_EXTENT = 0.2
 _PANEL_COLUMNS = 4
@@ -79,10 +73,10 @@ def draw_past_trained_steps(
         if scores.shape != values.shape:
             raise ValueError(f"score must be {values.shape} like distance, got {scores.shape}")
         panels.append((score_name, scores))
-    figure = _figure(_WIDTH, _HEIGHT if score is None else 1.6 * _HEIGHT, title)
+    figure = new_figure(_WIDTH, _HEIGHT if score is None else 1.6 * _HEIGHT, title)
     column = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (label, lines) in zip(column, panels, strict=True):
-        _style(axes)
+        style_axes(axes)
         _draw_lines(axes, lines)
         axes.set_ylabel(label)
         _finish_steps(axes, len(lines), trained_steps, last=axes is column[-1])
@@ -115,12 +109,12 @@ def draw_spectrum(
     figure, axes = _one_panel(title, height=0.6 * _HEIGHT)
     # Even spacing around the row's middle: dots of equal values stay apart, without chance.
     spread = np.linspace(-0.2, 0.2, rows[0].size) if rows[0].size > 1 else np.zeros(1)
-    for place, (values, color) in enumerate(zip(rows, (_BLUE, _ORANGE), strict=True)):
+    for place, (values, color) in enumerate(zip(rows, (BLUE, ORANGE), strict=True)):
         axes.scatter(values, place + spread, s=26, color=color, alpha=0.75, linewidths=0)
         if np.isfinite(values).any():
             middle = np.nanmedian(values)
-            axes.plot([middle] * 2, [place - 0.33, place + 0.33], color=_INK, linewidth=1.5)
-    axes.axvline(1, color=_GREY, linewidth=1, linestyle="--", zorder=0)
+            axes.plot([middle] * 2, [place - 0.33, place + 0.33], color=INK, linewidth=1.5)
+    axes.axvline(1, color=GREY, linewidth=1, linestyle="--", zorder=0)
     axes.set_yticks([0, 1], ["spectral radius", "largest\nsingular value"])
     axes.set_ylim(1.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -164,13 +158,13 @@ def draw_components(
     rows = math.ceil(samples / _PANEL_COLUMNS)
     columns = math.ceil(samples / rows)
     width = max(_WIDTH * 0.75, 2.6 * columns + 0.9)
-    figure = _figure(width, 2.5 * rows + 0.9, title)
+    figure = new_figure(width, 2.5 * rows + 0.9, title)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[samples:]:
         axes.set_visible(False)
     panels = list(grid.flat[:samples])
     for number, axes in enumerate(panels):
-        _style(axes)
+        style_axes(axes)
         dots = _draw_trajectory(axes, points[:, number, :2], trained_steps)
         first, second = (f"{100 * share:.0f} %" for share in shares[number, :2])
         axes.set_xlabel(f"component 1 ({first})", fontsize=8)
@@ -178,31 +172,15 @@ def draw_components(
         axes.tick_params(labelsize=7)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.set_title(f"sample {number + 1}", fontsize=9, color=_INK)
+        axes.set_title(f"sample {number + 1}", fontsize=9, color=INK)
     bar = figure.colorbar(dots, ax=panels, aspect=30, pad=0.02)
     bar.set_label("step", fontsize=9)
-    bar.ax.tick_params(labelsize=8, colors=_INK)
+    bar.ax.tick_params(labelsize=8, colors=INK)
     bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     bar.outline.set_visible(False)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
-
-
-def save_figure(path: str | Path, figure: Figure) -> Path:
-    """Write a figure as PNG; the file appears only when it is complete.
-
-    Args:
-        path: the file; its folder must exist.
-
-    Returns:
-        the path.
-    """
-    path = Path(path)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=_DPI)
-    write_atomically(path, stream.getvalue())
-    return path
 
 
 def _samples_over_steps(name: str, values: ArrayLike) -> np.ndarray:
@@ -212,28 +190,11 @@ def _samples_over_steps(name: str, values: ArrayLike) -> np.ndarray:
     return array
 
 
-def _figure(width: float, height: float, title: str) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    if title:
-        figure.suptitle(title, fontsize=11, color=_INK)
-    return figure
-
-
 def _one_panel(title: str, height: float = _HEIGHT) -> tuple[Figure, Axes]:
-    figure = _figure(_WIDTH, height, title)
+    figure = new_figure(_WIDTH, height, title)
     axes = figure.subplots()
-    _style(axes)
+    style_axes(axes)
     return figure, axes
-
-
-def _style(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_GREY)
-    axes.tick_params(colors=_INK, labelsize=9, which="both")
-    axes.grid(color="#E6E6E6", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.xaxis.label.set_color(_INK)
-    axes.yaxis.label.set_color(_INK)
 
 
 def _draw_lines(axes: Axes, values: np.ndarray) -> None:
@@ -241,19 +202,19 @@ def _draw_lines(axes: Axes, values: np.ndarray) -> None:
     steps = np.arange(1, len(values) + 1)
     shown = np.where(np.isfinite(values), values, np.nan)
     if shown.shape[1] > 1:
-        lines = axes.plot(steps, shown, color=_BLUE, linewidth=0.8, alpha=0.35)
+        lines = axes.plot(steps, shown, color=BLUE, linewidth=0.8, alpha=0.35)
         lines[0].set_label("a sample")
     known = np.isfinite(shown).any(axis=1)
     median = np.full(len(shown), np.nan)
     median[known] = np.nanmedian(shown[known], axis=1)
     label = "median" if shown.shape[1] > 1 else "the sample"
-    axes.plot(steps, median, color=_BLUE, linewidth=2, label=label)
+    axes.plot(steps, median, color=BLUE, linewidth=2, label=label)
 
 
 def _finish_steps(axes: Axes, steps: int, trained_steps: int, *, last: bool = True) -> None:
     axes.axvline(
         trained_steps,
-        color=_ORANGE,
+        color=ORANGE,
         linewidth=1.2,
         linestyle="--",
         label=f"trained steps ({trained_steps})",
@@ -262,7 +223,7 @@ def _finish_steps(axes: Axes, steps: int, trained_steps: int, *, last: bool = Tr
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if last:
         axes.set_xlabel("step")
-        axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK)
 
 
 def _draw_trajectory(axes: Axes, points: np.ndarray, trained_steps: int) -> PathCollection:
@@ -273,10 +234,10 @@ def _draw_trajectory(axes: Axes, points: np.ndarray, trained_steps: int) -> Path
     """
     reach = np.linalg.norm(points, axis=1).max()
     first, second = points.T / (reach if reach > 0 else 1)
-    axes.plot(first, second, color=_GREY, linewidth=0.8, zorder=1)
+    axes.plot(first, second, color=GREY, linewidth=0.8, zorder=1)
     steps = np.arange(1, len(points) + 1)
     dots = axes.scatter(first, second, c=steps, cmap=_COLORMAP, s=14, linewidths=0, zorder=2)
-    marks = [(1, "o", 70, _INK, "step 1"), (trained_steps, "D", 60, _ORANGE, "trained steps")]
+    marks = [(1, "o", 70, INK, "step 1"), (trained_steps, "D", 60, ORANGE, "trained steps")]
     for step, marker, size, color, label in marks:
         axes.scatter(
             first[step - 1],

@@ -13,9 +13,9 @@ from rpanoptic.engine.dynamics import (
     DynamicsProbe,
     dataset_pictures,
     recorded_inputs,
-    recurrent_blocks,
     save_dynamics,
 )
+from rpanoptic.engine.hooks import recurrent_blocks
 from rpanoptic.errors import CheckpointError, ConfigError, DatasetError, UserError
 from rpanoptic.evaluation.dynamics import BlockInput, dynamics_table, measure_dynamics
 from rpanoptic.recurrent import RecurrentBlock, build_cell

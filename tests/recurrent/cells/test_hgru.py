@@ -106,12 +106,6 @@ def test_gate_biases(bias_init: str, low: float, high: float) -> None:
     assert abs(float(draws.mean()) - 10) < 0.33
 
 
-@pytest.mark.parametrize("max_steps", [1, 2])
-def test_gate_biases_without_an_interval(max_steps: int) -> None:
-    cell = build_cell("hgru", 8, max_steps=max_steps)
-    assert torch.equal(cell.update_gate.bias, torch.zeros(8))
-
-
 def test_starting_values() -> None:
     torch.manual_seed(0)
     cell = build_cell("hgru", 64, less_softplus=False)
@@ -133,13 +127,6 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
         # A convolution may be computed by another algorithm for another batch size.
         alone = block(drive[i : i + 1]).state
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-10, atol=1e-12)
-
-
-def test_batch_statistics_couple_the_samples() -> None:
-    torch.manual_seed(0)
-    cell = build_cell("hgru", 4, norm="BN")
-    # Little at the start, where a norm's scale is 0.1, yet far above float64's rounding.
-    assert plain.effect_of_batch_mates(cell) > 1e-4
 
 
 @pytest.mark.parametrize(

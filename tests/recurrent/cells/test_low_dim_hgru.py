@@ -86,19 +86,6 @@ def test_gate_biases(gala: bool, bias_init: str) -> None:
     assert not torch.allclose(opening[:300], -update)
 
 
-@pytest.mark.parametrize("max_steps", [1, 2])
-def test_gate_biases_without_an_interval(max_steps: int) -> None:
-    cell = build_cell("hgru_low_dim", 4, max_steps=max_steps)
-    assert not cell.inhibition_gate.bias.any() and not cell.update_gate.bias.any()
-
-
-def test_batch_statistics_couple_the_samples() -> None:
-    torch.manual_seed(0)
-    cell = build_cell("hgru_low_dim", 4, drive_channels=8, norm="BN")
-    # Little at the start, where a norm's scale is 0.1, yet far above float64's rounding.
-    assert plain.effect_of_batch_mates(cell) > 1e-4
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [

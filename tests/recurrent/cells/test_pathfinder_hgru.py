@@ -71,13 +71,6 @@ def test_gate_biases(bias_init: str, max_steps: int) -> None:
     plain.assert_uniform(draws, 1, max_steps - 1)
 
 
-def test_batch_statistics_couple_the_samples() -> None:
-    torch.manual_seed(0)
-    cell = build_cell("hgru_pathfinder", 4, kernel_size=3, norm="BN")
-    # Little at the start, where a norm's scale is 0.1, yet far above float64's rounding.
-    assert plain.effect_of_batch_mates(cell) > 1e-4
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [

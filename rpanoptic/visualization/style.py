@@ -1,0 +1,53 @@
+"""What all curves have in common: colours, axes, how they are saved."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rpanoptic.data.paths import write_atomically
+
+# Of the palette of Okabe and Ito, which is told apart by colour-blind readers too.
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+PURPLE, SKY, YELLOW = "#CC79A7", "#56B4E9", "#E69F00"
+INK, GREY = "#333333", "#999999"
+_GRID = "#E6E6E6"
+_DPI = 150
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """An empty figure of no global state; sizes in inches, no title if it is empty."""
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    if title:
+        figure.suptitle(title, fontsize=11, color=INK)
+    return figure
+
+
+def style_axes(axes: Axes) -> None:
+    """Give axes the common look: two spines, a pale grid behind, labels in ink."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(colors=INK, labelsize=9, which="both")
+    axes.grid(color=_GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+
+
+def save_figure(path: str | Path, figure: Figure) -> Path:
+    """Write a figure as PNG; the file appears only when it is complete.
+
+    Args:
+        path: the file; its folder must exist.
+
+    Returns:
+        the path.
+    """
+    path = Path(path)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=_DPI)
+    write_atomically(path, stream.getvalue())
+    return path
