@@ -18,7 +18,6 @@ from torch import nn
 from rpanoptic.data import check_dataset
 from rpanoptic.data.paths import write_atomically
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
-from rpanoptic.engine.hooks import recurrent_blocks
 from rpanoptic.engine.predictor import Predictor
 from rpanoptic.errors import ConfigError, UserError
 from rpanoptic.evaluation.dynamics import (
@@ -27,7 +26,7 @@ from rpanoptic.evaluation.dynamics import (
     BlockInput,
     measure_dynamics,
 )
-from rpanoptic.recurrent import RecurrentBlock
+from rpanoptic.recurrent import RecurrentBlock, recurrent_blocks
 from rpanoptic.recurrent.state import like, to_tensors
 from rpanoptic.visualization import (
     draw_components,

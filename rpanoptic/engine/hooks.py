@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from detectron2.engine import HookBase
-from torch import Tensor, nn
+from torch import Tensor
 
-from rpanoptic.recurrent import RecurrentBlock
+from rpanoptic.recurrent import recurrent_blocks
 
 
 class RecurrenceLogger(HookBase):
@@ -53,19 +53,3 @@ class RecurrenceLogger(HookBase):
         values = values[values.isfinite()]
         if values.numel():  # no foreground box, no sample
             self.trainer.storage.put_scalar(name, values.mean().item())
-
-
-def recurrent_blocks(model: nn.Module) -> dict[str, RecurrentBlock]:
-    """The recurrent blocks of a model by their module name, the name being free of wrappers.
-
-    A model that is a block itself is called "model".
-    """
-    modules = unwrapped(model).named_modules()
-    return {
-        name or "model": module for name, module in modules if isinstance(module, RecurrentBlock)
-    }
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside the wrapper for several processes, or the model itself."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model

@@ -16,7 +16,7 @@ from torch import nn
 
 from rpanoptic.engine.inputs import PictureError
 from rpanoptic.errors import ConfigError
-from rpanoptic.recurrent import RecurrentBlock
+from rpanoptic.recurrent import RecurrentBlock, steps_at_test
 
 
 class Predictor:
@@ -83,7 +83,7 @@ class Predictor:
             found = found[found.scores >= threshold][:limit]
             masks = {}
             for count in steps:
-                with _steps_at_test(block, count):
+                with steps_at_test(block, count):
                     (seen,) = model.roi_heads.forward_with_given_boxes(features, [_copy(found)])
                 masks[count] = detector_postprocess(seen, height, width).to("cpu")
         return masks
@@ -129,13 +129,3 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
-
-
-@contextmanager
-def _steps_at_test(block: RecurrentBlock, steps: int) -> Iterator[None]:
-    before = block.steps_test
-    block.steps_test = steps
-    try:
-        yield
-    finally:
-        block.steps_test = before

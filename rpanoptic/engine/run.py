@@ -17,11 +17,11 @@ from torch import nn
 
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.earlier_run import set_earlier_run_aside
-from rpanoptic.engine.hooks import unwrapped
 from rpanoptic.engine.pictures import draw_predictions
 from rpanoptic.engine.trainer import Trainer
 from rpanoptic.errors import CheckpointError
 from rpanoptic.evaluation import summary_table
+from rpanoptic.recurrent import unwrapped
 
 logger = logging.getLogger(__name__)
 

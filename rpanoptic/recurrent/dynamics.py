@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rpanoptic.recurrent.adjoint import AdjointConfig, AdjointRecord
-from rpanoptic.recurrent.cells.base import RecurrentCell
+from rpanoptic.recurrent.cells.base import Drive, RecurrentCell
 from rpanoptic.recurrent.checks import check_count
 from rpanoptic.recurrent.convolution import shared_spectra
 from rpanoptic.recurrent.gradients import GRADIENTS, CellStep, GradientConfig, Rollout
@@ -113,12 +113,13 @@ class RecurrentBlock(nn.Module):
         self.last: Diagnostics | None = None
 
     def forward(
-        self, drive: Tensor, state: State | None = None, steps: int | None = None
+        self, drive: Drive, state: State | None = None, steps: int | None = None
     ) -> RecurrentOutput:
         """Run the recurrence.
 
         Args:
-            drive: ``(N, C_drive, H, W)``, held constant.
+            drive: ``(N, C_drive, H, W)``, held constant; a tuple of such tensors for a cell that
+                takes several.
             state: first state; the cell's own by default.
             steps: overrides the block's number of steps for this call, at least 1.
 
@@ -126,7 +127,7 @@ class RecurrentBlock(nn.Module):
             ValueError: ``steps`` below 1, or a drive or state of another shape than the cell's.
             EquilibriumError: no equilibrium was reached and ``on_failure`` is "raise".
         """
-        self._check_drive(drive)
+        self.cell.check_drive(drive)
         if steps is None:
             steps = self.steps if self.training else self.steps_test or self.steps
         check_count("steps", steps, least=1)
@@ -144,9 +145,9 @@ class RecurrentBlock(nn.Module):
         output = self.cell.output(rollout.state)
         return RecurrentOutput(rollout.state, output, penalty, diagnostics)
 
-    def iterate(self, drive: Tensor, state: State | None = None) -> Iterator[State]:
+    def iterate(self, drive: Drive, state: State | None = None) -> Iterator[State]:
         """Yield the state after step 1, 2, 3, ... without end and without gradient."""
-        self._check_drive(drive)
+        self.cell.check_drive(drive)
         with torch.no_grad():
             state = self._first_state(drive, state)
         while True:
@@ -160,14 +161,7 @@ class RecurrentBlock(nn.Module):
             return None
         return self.penalty(rollout.column_sums())
 
-    def _check_drive(self, drive: Tensor) -> None:
-        if drive.dim() != 4 or drive.shape[1] != self.cell.drive_channels:
-            raise ValueError(
-                f"drive must be (N, {self.cell.drive_channels}, H, W) for this cell; "
-                f"got {tuple(drive.shape)}"
-            )
-
-    def _first_state(self, drive: Tensor, state: State | None) -> State:
+    def _first_state(self, drive: Drive, state: State | None) -> State:
         own = self.cell.initial_state(drive)
         if state is None:
             return own

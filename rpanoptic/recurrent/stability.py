@@ -15,12 +15,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rpanoptic.recurrent.cells.base import RecurrentCell
+from rpanoptic.recurrent.cells.base import Drive, RecurrentCell
 from rpanoptic.recurrent.checks import check_count
 from rpanoptic.recurrent.convolution import shared_spectra
 from rpanoptic.recurrent.jacobian import StepJacobian, as_leaves
 from rpanoptic.recurrent.state import (
     State,
+    like,
     per_sample,
     relative_change,
     sample_norms,
@@ -75,7 +76,7 @@ class PrincipalComponents:
 
 def spectral_radius(
     cell: RecurrentCell,
-    drive: Tensor,
+    drive: Drive,
     state: State,
     *,
     iterations: int = 100,
@@ -93,7 +94,7 @@ def spectral_radius(
 
     Args:
         cell: F.
-        drive: x, ``(N, C, H, W)``.
+        drive: x, ``(N, C, H, W)``, or a tuple of such tensors.
         state: h, each tensor ``(N, ...)``.
         iterations: vector-Jacobian products, at least 2.
         generator: draws v, the same for every sample; a fixed one by default, so that neither the
@@ -115,7 +116,7 @@ def spectral_radius(
 
 def largest_singular_value(
     cell: RecurrentCell,
-    drive: Tensor,
+    drive: Drive,
     state: State,
     *,
     iterations: int = 50,
@@ -150,13 +151,13 @@ def largest_singular_value(
 
 
 def residual_curve(
-    cell: RecurrentCell, drive: Tensor, *, steps: int, state: State | None = None
+    cell: RecurrentCell, drive: Drive, *, steps: int, state: State | None = None
 ) -> Tensor:
     """Follow the relative change of the state, ``|h_t - h_{t-1}| / |h_t|``, over the steps.
 
     Args:
         cell: F.
-        drive: x, ``(N, C, H, W)``.
+        drive: x, ``(N, C, H, W)``, or a tuple of such tensors.
         steps: at least 1.
         state: h_0; the cell's own by default.
 
@@ -178,7 +179,7 @@ def residual_curve(
 
 def past_trained_steps(
     cell: RecurrentCell,
-    drive: Tensor,
+    drive: Drive,
     *,
     trained_steps: int,
     steps: int,
@@ -193,7 +194,7 @@ def past_trained_steps(
 
     Args:
         cell: F.
-        drive: x, ``(N, C, H, W)``.
+        drive: x, ``(N, C, H, W)``, or a tuple of such tensors.
         trained_steps: T, at least 1.
         steps: how far to follow it, at least T.
         score: gives ``(N,)`` values, whatever they measure, of ``cell.output(h_t)``,
@@ -257,10 +258,11 @@ def principal_components(states: Sequence[State], components: int = 2) -> Princi
     return PrincipalComponents(torch.stack(projections, dim=1), torch.stack(explained))
 
 
-def _jacobian(cell: RecurrentCell, drive: Tensor, state: State) -> StepJacobian:
+def _jacobian(cell: RecurrentCell, drive: Drive, state: State) -> StepJacobian:
     previous = as_leaves(state)
     with torch.enable_grad():
-        last = cell(drive.detach(), previous)
+        held = like(tuple(t.detach() for t in to_tensors(drive)), drive)
+        last = cell(held, previous)
     return StepJacobian(to_tensors(last), to_tensors(previous))
 
 
@@ -299,7 +301,7 @@ def _estimate(value: Tensor, halfway: Tensor, sizes: Tensor) -> PowerEstimate:
     return PowerEstimate(value, (value - halfway).abs())
 
 
-def _trajectory(cell: RecurrentCell, drive: Tensor, state: State, steps: int) -> Iterator[State]:
+def _trajectory(cell: RecurrentCell, drive: Drive, state: State, steps: int) -> Iterator[State]:
     """The state after step 1, 2, ... without gradient."""
     for _ in range(steps):
         with torch.no_grad():

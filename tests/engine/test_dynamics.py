@@ -15,10 +15,9 @@ from rpanoptic.engine.dynamics import (
     recorded_inputs,
     save_dynamics,
 )
-from rpanoptic.engine.hooks import recurrent_blocks
 from rpanoptic.errors import CheckpointError, ConfigError, DatasetError, UserError
 from rpanoptic.evaluation.dynamics import BlockInput, dynamics_table, measure_dynamics
-from rpanoptic.recurrent import RecurrentBlock, build_cell
+from rpanoptic.recurrent import RecurrentBlock, build_cell, recurrent_blocks
 from tests.engine.tiny import tiny_cfg
 
 NAME = "roi_heads.mask_head.recurrence"

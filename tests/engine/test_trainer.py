@@ -12,11 +12,12 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from PIL import Image
 
-from rpanoptic.engine.hooks import RecurrenceLogger, recurrent_blocks
+from rpanoptic.engine.hooks import RecurrenceLogger
 from rpanoptic.engine.pictures import draw_predictions
 from rpanoptic.engine.run import run
 from rpanoptic.engine.trainer import Trainer
 from rpanoptic.errors import CheckpointError
+from rpanoptic.recurrent import recurrent_blocks
 from tests.engine.tiny import tiny_cfg
 
 BLOCK = "roi_heads.mask_head.recurrence"

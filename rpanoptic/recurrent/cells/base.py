@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from rpanoptic.recurrent.registry import Registry
 from rpanoptic.recurrent.state import State, to_tensors
+
+#: What a cell is driven by: one tensor, or a tuple of them, each with the samples first.
+Drive: TypeAlias = "Tensor | tuple[Tensor, ...]"
 
 
 class RecurrentCell(nn.Module, ABC):
@@ -40,18 +43,33 @@ class RecurrentCell(nn.Module, ABC):
         self.drive_channels = drive_channels
 
     @abstractmethod
-    def forward(self, drive: Tensor, state: State) -> State:
+    def forward(self, drive: Any, state: State) -> State:
         """Take one step.
 
         Args:
-            drive: ``(N, C_drive, H, W)``, the same at every step.
+            drive: ``(N, C_drive, H, W)``, the same at every step; a cell that joins several
+                others may take a tuple of tensors.
             state: as :meth:`initial_state` makes it.
 
         Returns:
             The next state, in the form of ``state``.
         """
 
-    def initial_state(self, drive: Tensor) -> State:
+    def check_drive(self, drive: Drive) -> None:
+        """Check the shape of a drive before the first step.
+
+        Raises:
+            ValueError: it is not ``(N, C_drive, H, W)``.
+        """
+        fits = isinstance(drive, Tensor) and drive.dim() == 4
+        if not fits or drive.shape[1] != self.drive_channels:  # type: ignore[union-attr]
+            given = [tuple(t.shape) for t in to_tensors(drive)]
+            raise ValueError(
+                f"drive must be (N, {self.drive_channels}, H, W) for this cell; "
+                f"got {given[0] if isinstance(drive, Tensor) else given}"
+            )
+
+    def initial_state(self, drive: Any) -> State:
         """The state before the first step: zeros ``(N, C, H, W)``, laid out as the drive is.
 
         A tuple of them for a cell with several :attr:`state_tensors`.

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from rpanoptic.recurrent.adjoint import AdjointConfig, AdjointRecord
-from rpanoptic.recurrent.cells.base import RecurrentCell
+from rpanoptic.recurrent.cells.base import Drive, RecurrentCell
 from rpanoptic.recurrent.checks import check_choice, check_count
 from rpanoptic.recurrent.registry import Registry
 from rpanoptic.recurrent.relaxation import ForwardConfig, Relaxation
-from rpanoptic.recurrent.state import State
+from rpanoptic.recurrent.state import State, like, to_tensors
 
 BACKENDS = ("tape", "functional")
 FAILURE_POLICIES = ("record", "warn", "raise", "tbptt")
@@ -73,10 +73,10 @@ class CellStep:
 
     Args:
         cell: F, with its parameters w.
-        drive: x, ``(N, C_drive, H, W)``.
+        drive: x, ``(N, C_drive, H, W)``, or a tuple of such tensors.
     """
 
-    def __init__(self, cell: RecurrentCell, drive: Tensor) -> None:
+    def __init__(self, cell: RecurrentCell, drive: Drive) -> None:
         self.cell = cell
         self.drive = drive
 
@@ -86,14 +86,16 @@ class CellStep:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """Drive, parameters and buffers: all that the step depends on, but for the state."""
-        return (self.drive, *self.cell.parameters(), *self.cell.buffers())
+        return (*to_tensors(self.drive), *self.cell.parameters(), *self.cell.buffers())
 
     def evaluate(self, tensors: tuple[Tensor, ...], state: State) -> State:
         """The step with other ``tensors`` than its own, in their order."""
         names = [name for name, _ in self.cell.named_parameters()]
         names += [name for name, _ in self.cell.named_buffers()]
-        values = dict(zip(names, tensors[1:], strict=True))
-        return torch.func.functional_call(self.cell, values, (tensors[0], state))
+        drives = len(to_tensors(self.drive))
+        values = dict(zip(names, tensors[drives:], strict=True))
+        drive = like(tensors[:drives], self.drive)
+        return torch.func.functional_call(self.cell, values, (drive, state))
 
 
 @dataclass

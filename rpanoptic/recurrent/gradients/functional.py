@@ -71,11 +71,11 @@ class _Problem:
         self.record = record
         self.form_is_tensor = isinstance(form, Tensor)
         self.count = count
-        drive = step.drive
+        device = to_tensors(step.drive)[0].device.type
         self.autocast = (
-            drive.device.type,
-            torch.get_autocast_dtype(drive.device.type),
-            torch.is_autocast_enabled(drive.device.type),
+            device,
+            torch.get_autocast_dtype(device),
+            torch.is_autocast_enabled(device),
         )
 
     def evaluate(self, tensors: Tensors, state: Tensors) -> Tensors:
@@ -142,7 +142,7 @@ def _transposed(function: Callable[..., Tensors], state: Tensors) -> Callable[[T
 
 def _column_sums(step: CellStep, state: State) -> Tensors:
     """``J^T 1`` at ``state``, with its graph, by a way that compiles where that is wanted."""
-    if is_plain(step.drive):
+    if is_plain(to_tensors(step.drive)[0]):
         previous = as_leaves(state)
         with twice_differentiable(step.cell):
             last = step(previous)
