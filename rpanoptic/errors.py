@@ -20,3 +20,7 @@ class DatasetError(UserError, ValueError):
 
 class CheckpointError(UserError, ValueError):
     """A checkpoint is missing, unreadable, unsafe, or of another architecture."""
+
+
+class NonFiniteError(UserError, FloatingPointError):
+    """A loss or a gradient of a training became infinite or not a number."""
