@@ -34,6 +34,40 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # "FrozenBN", "GN" (as detectron2.layers.get_norm has them), or "" for none.
     cfg.MODEL.RECURRENT.MASK_HEAD.OUTPUT_NORM = "SyncBN"
 
+    # RecurrentSemSegFPNHead, chosen by MODEL.SEM_SEG_HEAD.NAME: a recurrence on the sum of the
+    # levels, of MODEL.SEM_SEG_HEAD.CONVS_DIM channels.
+    cfg.MODEL.RECURRENT.SEM_SEG_HEAD = _recurrent_block_defaults()
+    # As MASK_HEAD.OUTPUT_NORM.
+    cfg.MODEL.RECURRENT.SEM_SEG_HEAD.OUTPUT_NORM = "GN"
+
+    # The recurrent FPNs, chosen by MODEL.BACKBONE.NAME: build_recurrent_fpn_backbone and
+    # build_recurrent_retinanet_fpn_backbone. States have MODEL.FPN.OUT_CHANNELS channels.
+    cfg.MODEL.RECURRENT.FPN = _recurrent_block_defaults()
+    # Where the recurrence is: "lateral" (a cell in place of each 1 x 1 lateral convolution, driven
+    # by the backbone's features: CELL must take a drive of more channels, as "low_dim_hgru"),
+    # "output" (a cell after each lateral convolution, each level with an equilibrium of its own),
+    # or "topdown" (cells and gated top-down cells from the level above in one joint equilibrium).
+    cfg.MODEL.RECURRENT.FPN.PLACE = "output"
+    # Side of the kernels of the gated top-down cells of "topdown"; odd.
+    cfg.MODEL.RECURRENT.FPN.TOP_DOWN_KERNEL_SIZE = 1
+    # Normalisation of the equilibria, as MASK_HEAD.OUTPUT_NORM.
+    cfg.MODEL.RECURRENT.FPN.OUTPUT_NORM = "GN"
+
+    # The recurrent ResNets, chosen by MODEL.BACKBONE.NAME: build_recurrent_resnet_backbone, and
+    # under an FPN build_recurrent_resnet_fpn_backbone and
+    # build_recurrent_retinanet_resnet_fpn_backbone. States have the stages' channels.
+    cfg.MODEL.RECURRENT.RESNET = _recurrent_block_defaults()
+    # Stages that a cell follows, of "res2" to "res5".
+    cfg.MODEL.RECURRENT.RESNET.STAGES = ["res3", "res4", "res5"]
+    # Gated feedback from each of these stages to the one before it, which must be its neighbour.
+    # All states then share one joint equilibrium, the stages between them are a part of the step,
+    # and MODEL.RESNETS.NORM must keep no statistics of batches: "FrozenBN" or "GN".
+    cfg.MODEL.RECURRENT.RESNET.FEEDBACK = False
+    # Side of the kernels of the feedback's cells; odd.
+    cfg.MODEL.RECURRENT.RESNET.FEEDBACK_KERNEL_SIZE = 1
+    # Normalisation of the equilibria, as MASK_HEAD.OUTPUT_NORM.
+    cfg.MODEL.RECURRENT.RESNET.OUTPUT_NORM = "GN"
+
     cfg.RPANOPTIC = CN()
     # Optimizer of the trainer: "sgd" (Detectron2's own, with momentum) or "adamw". Rate, decay
     # and clipping are those of SOLVER.
@@ -74,6 +108,9 @@ def _recurrent_block_defaults() -> CfgNode:
     block.STEPS = 20
     # Steps at inference; 0 takes STEPS.
     block.STEPS_TEST = 0
+    # At inference a sample stops once a step changes its state by at most HALT_TOL, relatively,
+    # and costs nothing from then on; STEPS_TEST are then the most steps. 0: all take all steps.
+    block.HALT_TOL = 0.0
     # How gradients are found, by name in rpanoptic.recurrent.GRADIENTS: "bptt", "tbptt",
     # "checkpointed_bptt", "cbptt" (bptt and the penalty), "rbp" (at the equilibrium), "crbp" (rbp
     # and the penalty), "cg_rbp" (conjugate gradients), "phantom" (the last step alone).

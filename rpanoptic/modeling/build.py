@@ -15,25 +15,55 @@ from rpanoptic.recurrent import (
     ForwardConfig,
     LipschitzPenalty,
     RecurrentBlock,
+    RecurrentCell,
     build_cell,
 )
 
 
-def build_recurrent_block(node: CfgNode, channels: int, *, key: str) -> RecurrentBlock:
+def build_recurrent_block(
+    node: CfgNode, channels: int, *, key: str, drive_channels: int | None = None
+) -> RecurrentBlock:
     """Build the recurrent block that a node of the config describes.
 
     Args:
         node: a node with the keys of ``rpanoptic.config``'s recurrent block.
-        channels: channels of drive and state.
+        channels: channels of the cell's output.
         key: where the node stands, such as "MODEL.RECURRENT.MASK_HEAD"; begins error messages.
+        drive_channels: channels of the drive; None for as many.
 
     Raises:
         ConfigError: a value is unknown or out of its range; the message begins with its key.
     """
+    return build_block_of(
+        build_recurrent_cell(node, channels, key=key, drive_channels=drive_channels), node, key=key
+    )
+
+
+def build_recurrent_cell(
+    node: CfgNode, channels: int, *, key: str, drive_channels: int | None = None
+) -> RecurrentCell:
+    """Build the cell alone; see :func:`build_recurrent_block`."""
     check_recurrent_node(node, key=key)
     options = _cell_options(node, key)
+    if drive_channels is not None:
+        options["drive_channels"] = drive_channels
     try:
-        cell = build_cell(node.CELL, channels, **options)
+        return build_cell(node.CELL, channels, **options)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
+def build_block_of(cell: RecurrentCell, node: CfgNode, *, key: str) -> RecurrentBlock:
+    """Put a cell, of any make, into the block that a node of the config describes.
+
+    Args:
+        cell: the cell; the node's own keys of the cell are not read.
+        node, key: as in :func:`build_recurrent_block`.
+
+    Raises:
+        ConfigError: a value is unknown or out of its range.
+    """
+    try:
         return RecurrentBlock(
             cell,
             steps=node.STEPS,
