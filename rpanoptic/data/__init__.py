@@ -1,4 +1,4 @@
-"""Datasets: the synthetic panoptic set, COCO panoptic preparation, checks, the mapper.
+"""Datasets: the synthetic panoptic set, COCO panoptic preparation, checks, mapper, loader.
 
 Importing this registers ``synthetic_panoptic_train`` and ``synthetic_panoptic_val``; they are
 built when they are first used.
@@ -13,6 +13,7 @@ from rpanoptic.data.check import check_dataset
 from rpanoptic.data.coco_panoptic import PreparationReport, prepare_coco_panoptic
 from rpanoptic.data.mapper import PanopticDatasetMapper
 from rpanoptic.data.paths import DATASETS_VARIABLE, datasets_root
+from rpanoptic.data.train_loader import TrainLoader, build_train_loader
 
 register_synthetic_panoptic()
 
@@ -21,6 +22,8 @@ __all__ = [
     "SYNTHETIC_DATASETS",
     "PanopticDatasetMapper",
     "PreparationReport",
+    "TrainLoader",
+    "build_train_loader",
     "check_dataset",
     "datasets_root",
     "ensure_synthetic_panoptic",

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_train_loader
 from detectron2.engine import (
     AMPTrainer,
     DefaultTrainer,
@@ -20,7 +18,7 @@ from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
 from torch import nn
 
-from rpanoptic.data import PanopticDatasetMapper
+from rpanoptic.data import PanopticDatasetMapper, TrainLoader, build_train_loader
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.cpu_norm import replace_sync_batch_norm
 from rpanoptic.engine.hooks import RecurrenceLogger
@@ -83,10 +81,9 @@ class Trainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-        """Detectron2's loader with the mapper that checks what it reads."""
-        mapper = PanopticDatasetMapper(cfg, is_train=True)
-        return build_detection_train_loader(cfg, mapper=mapper)
+    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
+        """A stream of data that can be continued, with the mapper that checks what it reads."""
+        return build_train_loader(cfg, PanopticDatasetMapper(cfg, is_train=True))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:

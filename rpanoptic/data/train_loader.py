@@ -1,0 +1,251 @@
+"""Training data in an order that neither workers nor interruptions change.
+
+Detectron2's loader groups pictures after its workers have read them, and every worker draws the
+random numbers of its augmentations from a generator of its own. So its batches depend on the
+number of workers, and no batch can be had without reading all that come before it. Here the
+batches are made of indices, in the main process, and every place in the stream of indices has
+random numbers of its own. Which pictures are drawn, and what is grouped with what, remains as in
+Detectron2.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data.build import (
+    _train_loader_from_config,
+    trivial_batch_collator,
+    worker_init_reset_seed,
+)
+from detectron2.data.common import AspectRatioGroupedDataset, DatasetFromList
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset
+
+from rpanoptic.errors import ConfigError, DatasetError
+from rpanoptic.random_state import seeded
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+# Place in the stream of all processes, and index in the dataset.
+Draw = tuple[int, int]
+# Draws that find no usable record before each further one is worth a warning.
+_QUIET_RETRIES = 3
+
+
+class SeededDataset(Dataset[Record]):
+    """Maps records with random numbers that follow from a seed and the place in the stream.
+
+    Args:
+        records: the dataset.
+        mapper: from a record to the model's input; None where a record cannot be used, which
+            another one, drawn at random, then replaces.
+        seed: of the stream.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], mapper: Callable[[Record], Record | None], seed: int
+    ) -> None:
+        self._records = records
+        self._mapper = mapper
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, draw: Draw) -> Record:
+        """The input for one place of the stream.
+
+        Raises:
+            DatasetError: the mapper can use no record at all.
+        """
+        place, index = draw
+        with seeded(self._seed, place):
+            mapped = self._mapper(self._records[index])
+            if mapped is not None:
+                return mapped
+            for count, other in enumerate(np.random.permutation(len(self)), start=1):
+                if count > _QUIET_RETRIES:
+                    logger.warning("Record %d and %d others cannot be used.", index, count - 1)
+                mapped = self._mapper(self._records[int(other)])
+                if mapped is not None:
+                    return mapped
+        raise DatasetError("the mapper can use none of the dataset's records.")
+
+
+class TrainLoader:
+    """An endless stream of batches that can be continued anywhere.
+
+    The batches are a function of the seed and of their number in the stream. Iterating goes on
+    where the last iteration ended; what the workers have fetched ahead does not count. Passing
+    over batches reads no picture.
+
+    Args:
+        records: the dataset, map-style.
+        mapper: see :class:`SeededDataset`.
+        make_sampler: from a seed to this process's part of an endless stream of indices, as
+            Detectron2's samplers divide it: every ``world_size``-th, from the rank on.
+        seed: of order and augmentations; at least 0 and the same in all processes.
+        total_batch_size: pictures of a batch over all processes.
+        wide: ``(len(records),)`` bool, the pictures that are wider than high, which are then
+            grouped apart from the others. None groups nothing.
+        num_workers: processes that read.
+    """
+
+    def __init__(
+        self,
+        *,
+        records: Sequence[Record],
+        mapper: Callable[[Record], Record | None],
+        make_sampler: Callable[[int], Iterable[int]],
+        seed: int,
+        total_batch_size: int,
+        wide: np.ndarray | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        self._records = records
+        self._mapper = mapper
+        self._make_sampler = make_sampler
+        self._sampler = make_sampler(seed)
+        self._seed = seed
+        self._rank, self._world_size = comm.get_rank(), comm.get_world_size()
+        if total_batch_size < 1 or total_batch_size % self._world_size:
+            raise ConfigError(
+                f"SOLVER.IMS_PER_BATCH is {total_batch_size}, expected a multiple of the number "
+                f"of processes, {self._world_size}."
+            )
+        self._total_batch_size = total_batch_size
+        self._wide = wide
+        self._num_workers = num_workers
+        self._passed = 0
+
+    @property
+    def seed(self) -> int:
+        """Seed of the stream."""
+        return self._seed
+
+    def __iter__(self) -> Iterator[list[Record]]:
+        loader = DataLoader(
+            SeededDataset(self._records, self._mapper, self._seed),
+            batch_sampler=itertools.islice(self.draws(), self._passed, None),
+            num_workers=self._num_workers,
+            collate_fn=trivial_batch_collator,
+            worker_init_fn=worker_init_reset_seed,
+            # Else starting the workers would draw from the generator that the model uses.
+            generator=torch.Generator().manual_seed(self._seed),
+        )
+        for batch in loader:
+            self._passed += 1
+            yield batch
+
+    def draws(self) -> Iterator[list[Draw]]:
+        """This process's batches from the beginning, as places and indices."""
+        size = self._total_batch_size // self._world_size
+        places = itertools.count(self._rank, self._world_size)
+        stream = zip(places, self._sampler, strict=False)
+        if self._wide is None:
+            while True:
+                yield list(itertools.islice(stream, size))
+        else:
+            wide = self._wide
+            shapes = (
+                {"width": int(wide[index]), "height": 0, "draw": (place, index)}
+                for place, index in stream
+            )
+            for group in AspectRatioGroupedDataset(shapes, size):
+                yield [shape["draw"] for shape in group]
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the stream is, the same in all processes."""
+        return {
+            "seed": self._seed,
+            "batches": self._passed,
+            "total_batch_size": self._total_batch_size,
+            "world_size": self._world_size,
+            "records": len(self._records),
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue a stream, as exactly as what has changed since permits; say if it does not.
+
+        Args:
+            state: from :meth:`state_dict`.
+        """
+        now = self.state_dict()
+        for key, what in (
+            ("records", "The training set has {1} records, and had {0} before"),
+            ("total_batch_size", "SOLVER.IMS_PER_BATCH is {1}, and was {0} before"),
+            ("world_size", "There are {1} processes, and were {0} before"),
+        ):
+            if state[key] != now[key]:
+                logger.warning(
+                    "%s: the order of data continues at about the same place, but not exactly.",
+                    what.format(state[key], now[key]),
+                )
+        if state["seed"] != self._seed:
+            logger.info("The order of data goes on with the checkpoint's seed %d.", state["seed"])
+            self._seed = state["seed"]
+            self._sampler = self._make_sampler(self._seed)
+        pictures = state["batches"] * state["total_batch_size"]
+        self._passed = pictures // self._total_batch_size
+
+
+def build_train_loader(cfg: CfgNode, mapper: Callable[[Record], Record | None]) -> TrainLoader:
+    """The training data of a config, chosen and filtered as Detectron2 does it.
+
+    With ``SEED`` below 0 a seed is drawn, the same for all processes, and logged.
+
+    Args:
+        cfg: a config; ``DATASETS``, ``DATALOADER``, ``SOLVER.IMS_PER_BATCH`` and ``SEED`` count.
+        mapper: see :class:`SeededDataset`.
+
+    Raises:
+        ConfigError: the sampler is unknown, the batch cannot be divided among the processes, or
+            pictures shall be grouped by shape in a dataset that does not tell their sizes.
+    """
+    seed = int(cfg.SEED)
+    if seed < 0:
+        seed = comm.shared_random_seed()
+        logger.info("SEED is %d: the order of data follows from the drawn seed %d.", cfg.SEED, seed)
+    try:
+        options = _train_loader_from_config(cfg, mapper, seed=seed)
+    except ValueError as error:
+        if "sampler" not in str(error):
+            raise
+        raise ConfigError(f"DATALOADER.SAMPLER_TRAIN: {error}.") from error
+    listed = options["dataset"]
+    wide = _wide(listed) if options["aspect_ratio_grouping"] else None
+    records = DatasetFromList(listed, copy=False) if isinstance(listed, list) else listed
+
+    def make_sampler(seed: int) -> Iterable[int]:
+        return _train_loader_from_config(cfg, mapper, dataset=records, seed=seed)["sampler"]
+
+    return TrainLoader(
+        records=records,
+        mapper=mapper,
+        make_sampler=make_sampler,
+        seed=seed,
+        total_batch_size=options["total_batch_size"],
+        wide=wide,
+        num_workers=options["num_workers"],
+    )
+
+
+def _wide(records: Sequence[Record]) -> np.ndarray:
+    wide = np.empty(len(records), dtype=bool)
+    for index in range(len(records)):
+        record = records[index]
+        if record.get("width") is None or record.get("height") is None:
+            raise ConfigError(
+                "DATALOADER.ASPECT_RATIO_GROUPING needs the width and height of every picture, "
+                f"but the dataset does not tell them for {record.get('file_name')}: set it to "
+                "False."
+            )
+        wide[index] = record["width"] > record["height"]
+    return wide
