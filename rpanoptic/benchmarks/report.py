@@ -14,35 +14,9 @@ from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarForm
 from tabulate import tabulate
 
 from rpanoptic.data.paths import write_atomically
-from rpanoptic.visualization.style import (
-    BLUE,
-    GREEN,
-    INK,
-    ORANGE,
-    PURPLE,
-    SKY,
-    YELLOW,
-    new_figure,
-    style_axes,
-)
+from rpanoptic.visualization.style import CURVES, INK, new_figure, style_axes
 
 Row = dict[str, Any]
-
-# Markers tell the methods apart where colours do not.
-_STYLES = [
-    (BLUE, "o", "-"),
-    (ORANGE, "s", "-"),
-    (GREEN, "^", "-"),
-    (PURPLE, "D", "-"),
-    (SKY, "v", "-"),
-    (YELLOW, "P", "-"),
-    (INK, "X", "-"),
-    (BLUE, "o", "--"),
-    (ORANGE, "s", "--"),
-    (GREEN, "^", "--"),
-    (PURPLE, "D", "--"),
-    (INK, "X", "--"),
-]
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
@@ -114,7 +88,7 @@ def draw_over_steps(rows: Sequence[Row], key: str, label: str, title: str) -> Fi
     methods = list(dict.fromkeys(row["method"] for row in rows))
     for place, method in enumerate(methods):
         points = [(r["steps"], r[key]) for r in rows if r["method"] == method and r.get(key)]
-        color, marker, dash = _STYLES[place % len(_STYLES)]
+        color, marker, dash = CURVES[place % len(CURVES)]
         axes.plot(
             *zip(*points, strict=True) if points else ((), ()),
             color=color,

@@ -14,6 +14,22 @@ from rpanoptic.data.paths import write_atomically
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 PURPLE, SKY, YELLOW = "#CC79A7", "#56B4E9", "#E69F00"
 INK, GREY = "#333333", "#999999"
+# Colour, marker and dash of the curves of one figure, in this order. Markers tell them apart where
+# colours do not.
+CURVES = [
+    (BLUE, "o", "-"),
+    (ORANGE, "s", "-"),
+    (GREEN, "^", "-"),
+    (PURPLE, "D", "-"),
+    (SKY, "v", "-"),
+    (YELLOW, "P", "-"),
+    (INK, "X", "-"),
+    (BLUE, "o", "--"),
+    (ORANGE, "s", "--"),
+    (GREEN, "^", "--"),
+    (PURPLE, "D", "--"),
+    (INK, "X", "--"),
+]
 _GRID = "#E6E6E6"
 _DPI = 150
 
