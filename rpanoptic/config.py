@@ -72,6 +72,20 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # Optimizer of the trainer: "sgd" (Detectron2's own, with momentum) or "adamw". Rate, decay
     # and clipping are those of SOLVER.
     cfg.RPANOPTIC.OPTIMIZER = "sgd"
+    # Type of the forward pass in training where SOLVER.AMP.ENABLED: "float16" (with a loss scale;
+    # needs a GPU) or "bfloat16".
+    cfg.RPANOPTIC.AMP_DTYPE = "float16"
+    # Equal parts in which each process runs its share of SOLVER.IMS_PER_BATCH, one after another,
+    # for one step of the optimizer: memory falls, schedule and rates stay what they are.
+    cfg.RPANOPTIC.ACCUMULATION = 1
+    # Latest periodic checkpoints that are kept; 0 or less keeps all.
+    cfg.RPANOPTIC.CHECKPOINTS_KEPT = 0
+    # The result, the larger the better, by which evaluations during the training are compared
+    # (TEST.EVAL_PERIOD above 0): the best model is kept as model_best.pth. With several test sets
+    # its name begins with that of a set, as "coco_2017_val_panoptic/panoptic_seg/PQ". "" keeps none.
+    cfg.RPANOPTIC.BEST_METRIC = "panoptic_seg/PQ"
+    # Seconds that processes wait for each other, at the start and in each exchange.
+    cfg.RPANOPTIC.PROCESS_TIMEOUT = 1800.0
     # Pictures of the first test set (input, ground truth, prediction) that the trainer draws into
     # OUTPUT_DIR/predictions.png after the last evaluation; 0 draws none.
     cfg.RPANOPTIC.PICTURES = 6

@@ -12,6 +12,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_MASK_
 
 from rpanoptic.data import check_dataset
 from rpanoptic.engine.setup import closest
+from rpanoptic.engine.train_step import amp_dtype, check_batch
 from rpanoptic.errors import ConfigError
 from rpanoptic.evaluation import check_evaluator_type
 from rpanoptic.modeling import check_recurrent_node
@@ -28,7 +29,8 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
         ConfigError: a recurrent block has an unknown part or an impossible number of steps;
             ``OUTPUT_DIR`` cannot be written; no dataset is named; a head has another number of
             classes than a panoptic dataset; the architecture, the backbone or the mask head is
-            not registered; mixed precision is asked for without a GPU.
+            not registered; mixed precision in float16 is asked for without a GPU; the batch has no
+            equal parts.
         DatasetError: a dataset is unknown, missing or damaged, or no evaluator is known for a
             test set's type.
     """
@@ -65,10 +67,9 @@ def _check_parts(cfg: CfgNode, *, eval_only: bool) -> None:
             raise ConfigError(f"{key} {name!r} is unknown; known: {', '.join(known)}.{hint}")
     if model.META_ARCHITECTURE == "PanopticFPN" and not model.MASK_ON:
         raise ConfigError("MODEL.MASK_ON is False, but a PanopticFPN merges the masks of things.")
-    if cfg.SOLVER.AMP.ENABLED and not eval_only and not model.DEVICE.startswith("cuda"):
-        raise ConfigError(
-            f"SOLVER.AMP.ENABLED needs a GPU, but MODEL.DEVICE is {model.DEVICE}: set it to False."
-        )
+    if not eval_only:
+        amp_dtype(cfg)
+        check_batch(cfg, processes=1)
 
 
 def _check_class_counts(cfg: CfgNode, name: str) -> None:

@@ -95,11 +95,12 @@ class PanopticCheckpointer(DetectionCheckpointer):
         finally:
             self._strict = False
 
-    def save(self, name: str, **kwargs: Any) -> None:
+    def save(self, name: str, *, last: bool = True, **kwargs: Any) -> None:
         """Write ``name``.pth and make it the last checkpoint; a kill leaves no half-written file.
 
         Args:
             name: file name without its ending.
+            last: whether it becomes the last checkpoint, which a run resumes from.
             kwargs: extra data to save.
         """
         if not self.save_dir or not self.save_to_disk:
@@ -111,7 +112,8 @@ class PanopticCheckpointer(DetectionCheckpointer):
         self.logger.info(f"Saving checkpoint to {file}")
         with _replacing(file) as stream:
             torch.save(data, stream)
-        self.tag_last_checkpoint(file.name)
+        if last:
+            self.tag_last_checkpoint(file.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note which file of the folder is the last checkpoint."""

@@ -7,22 +7,18 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import (
-    AMPTrainer,
-    DefaultTrainer,
-    HookBase,
-    SimpleTrainer,
-    create_ddp_model,
-)
+from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
 from torch import nn
 
 from rpanoptic.data import PanopticDatasetMapper, TrainLoader, build_train_loader
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
+from rpanoptic.engine.checkpoint_hooks import with_checkpoint_hooks
 from rpanoptic.engine.cpu_norm import replace_sync_batch_norm
 from rpanoptic.engine.hooks import RecurrenceLogger
 from rpanoptic.engine.optimizers import build_optimizer
+from rpanoptic.engine.train_step import build_train_step, check_batch
 from rpanoptic.evaluation import build_evaluators
 
 
@@ -42,6 +38,7 @@ class Trainer(DefaultTrainer):
         # GPUs, all inside its constructor; so its few steps are taken here instead.
         super(DefaultTrainer, self).__init__()
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        check_batch(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         if comm.get_world_size() > 1 and cfg.MODEL.DEVICE == "cpu":
             replace_sync_batch_norm(model)
@@ -49,8 +46,7 @@ class Trainer(DefaultTrainer):
         data_loader = self.build_train_loader(cfg)
         on_cpu = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
         model = create_ddp_model(model, broadcast_buffers=False, **on_cpu)
-        simple = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = simple(model, data_loader, optimizer)
+        self._trainer = build_train_step(cfg, model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = PanopticCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -60,7 +56,7 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks and the log of the recurrent blocks."""
-        hooks = super().build_hooks()
+        hooks = with_checkpoint_hooks(super().build_hooks(), self.cfg, self.checkpointer)
         if comm.is_main_process():
             # Before an evaluation, which runs the blocks too, and before the writers.
             hooks.insert(0, RecurrenceLogger())

@@ -66,7 +66,7 @@ def test_sound_run_passes(tmp_path: Path, tiny_data: Path) -> None:
         ("MODEL.META_ARCHITECTURE", "PanopticFNP", r"META_ARCHITECTURE.*mean PanopticFPN"),
         ("MODEL.BACKBONE.NAME", "resnet", r"BACKBONE\.NAME 'resnet'.*build_resnet_fpn_backbone"),
         ("MODEL.MASK_ON", False, r"MASK_ON is False"),
-        ("SOLVER.AMP.ENABLED", True, r"AMP\.ENABLED needs a GPU"),
+        ("SOLVER.AMP.ENABLED", True, r"AMP\.ENABLED with float16 needs a GPU.*bfloat16"),
     ],
 )
 def test_faults_found_before_anything_is_built(

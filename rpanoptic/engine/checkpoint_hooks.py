@@ -1,0 +1,186 @@
+"""Which checkpoints a training keeps: the latest ones, and the best."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase, hooks
+from detectron2.utils import comm
+
+from rpanoptic.engine.checkpoint import PanopticCheckpointer
+
+logger = logging.getLogger(__name__)
+
+BEST = "model_best"
+# A checkpoint is a file from elsewhere: what it says of other files must not lead out of the
+# folder, nor to anything but a periodic checkpoint.
+_PERIODIC = re.compile(r"model_(\d{7,})\.pth")
+
+
+def with_checkpoint_hooks(
+    built: Sequence[HookBase | None], cfg: CfgNode, checkpointer: PanopticCheckpointer
+) -> list[HookBase | None]:
+    """Put our checkpoint hooks among Detectron2's.
+
+    :class:`RecentCheckpoints` takes the place of the periodic checkpointer, before the evaluation
+    (a failing evaluation then loses no training), and :class:`BestCheckpoint` follows the
+    evaluation. Every process gets them, since every process loads the state of all hooks; only
+    the main process writes.
+
+    Args:
+        built: hooks of Detectron2's default trainer, in their order.
+        cfg: config of the run.
+        checkpointer: of the trainer.
+    """
+    recent = RecentCheckpoints(
+        checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, kept=cfg.RPANOPTIC.CHECKPOINTS_KEPT
+    )
+    result: list[HookBase | None] = []
+    for hook in built:
+        if isinstance(hook, hooks.PeriodicCheckpointer):
+            continue
+        if not isinstance(hook, hooks.EvalHook):
+            result.append(hook)
+            continue
+        result += [recent, hook]
+        # One evaluation, at the end, chooses nothing.
+        if cfg.RPANOPTIC.BEST_METRIC and cfg.TEST.EVAL_PERIOD > 0:
+            result.append(
+                BestCheckpoint(cfg.TEST.EVAL_PERIOD, checkpointer, cfg.RPANOPTIC.BEST_METRIC)
+            )
+    return result
+
+
+class RecentCheckpoints(hooks.PeriodicCheckpointer):
+    """Detectron2's periodic checkpointer, which knows after a resume what it has written.
+
+    Files that another run left in the folder are never deleted, whatever their iteration.
+
+    Args:
+        checkpointer: writes the files.
+        period: iterations between two checkpoints; the last iteration is saved as well, as
+            ``model_final.pth``.
+        kept: latest periodic checkpoints to keep; 0 or less keeps all.
+    """
+
+    #: The files, oldest first; kept by Detectron2's class.
+    recent_checkpoints: list[str]
+
+    def __init__(self, checkpointer: PanopticCheckpointer, period: int, *, kept: int = 0) -> None:
+        super().__init__(checkpointer, period, max_to_keep=kept if kept > 0 else None)
+
+    def before_train(self) -> None:
+        """Count the checkpoint that was resumed from: its own state does not name it yet."""
+        super().before_train()
+        start = self.trainer.start_iter
+        if self.max_to_keep is not None and start > 0 and start % self.period == 0:
+            file = self._file(f"{self.file_prefix}_{start - 1:07d}.pth")
+            self.recent_checkpoints = [f for f in self.recent_checkpoints if f != file]
+            if Path(file).is_file():
+                self.recent_checkpoints.append(file)
+
+    def after_step(self) -> None:
+        """Save when the period is over, and delete what has become too old."""
+        if comm.is_main_process():
+            super().after_step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Names of the files that are kept now."""
+        return {"recent": [Path(file).name for file in self.recent_checkpoints]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the files that are still there."""
+        if self.max_to_keep is None:
+            return
+        names = [name for name in state_dict.get("recent", []) if _PERIODIC.fullmatch(str(name))]
+        files = [self._file(name) for name in names]
+        # What a kill kept from being deleted, or a smaller RPANOPTIC.CHECKPOINTS_KEPT gives up,
+        # goes one file a save; the next state names it again.
+        self.recent_checkpoints = [file for file in files if Path(file).is_file()]
+
+    def _file(self, name: str) -> str:
+        return str(Path(self.checkpointer.save_dir) / name)
+
+
+class BestCheckpoint(hooks.BestCheckpointer):
+    """Keeps the model of the best evaluation as ``model_best.pth``.
+
+    Detectron2's own hook would make that file the one to resume from, forgets what was best when
+    a run is resumed, and warns at each evaluation that lacks the metric.
+
+    Args:
+        period: iterations between two evaluations.
+        checkpointer: writes the file.
+        metric: name of the result, e.g. "panoptic_seg/PQ"; the larger the better.
+    """
+
+    def __init__(self, period: int, checkpointer: PanopticCheckpointer, metric: str) -> None:
+        super().__init__(period, checkpointer, metric, mode="max", file_prefix=BEST)
+        self._told = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was best so far: metric, value and iteration; empty before the first evaluation."""
+        if self.best_metric is None:
+            return {}
+        return {
+            "metric": self._val_metric,
+            "value": self.best_metric,
+            "iteration": self.best_iter,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what was best, unless it is the value of another metric."""
+        if state_dict.get("metric") == self._val_metric:
+            self.best_metric = float(state_dict["value"])
+            self.best_iter = int(state_dict["iteration"])
+
+    def before_train(self) -> None:
+        """Take up an evaluation that the checkpoint does not know of, being written before it.
+
+        Every other evaluation after the checkpoint is repeated.
+        """
+        file = Path(self._checkpointer.save_dir) / f"{BEST}.pth"
+        start = self.trainer.start_iter
+        if not comm.is_main_process() or start == 0 or not file.is_file():
+            return
+        try:
+            # Mapped into memory: the weights are not read.
+            best = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["best"]
+            if best["iteration"] == start - 1:
+                self.load_state_dict(best)
+        except Exception as error:  # as many kinds as there are ways for a file to be damaged
+            logger.warning("%s does not say how good it is, so it may be replaced: %s", file, error)
+
+    def _best_checking(self) -> None:
+        if not comm.is_main_process():
+            return
+        storage = self.trainer.storage
+        found = storage.latest().get(self._val_metric)
+        # An older value is not that of the model as it is now.
+        if found is None or found[1] != storage.iter:
+            self._tell_once(
+                "RPANOPTIC.BEST_METRIC %s is not among the results, so no best checkpoint is kept.",
+                self._val_metric,
+            )
+            return
+        value = float(found[0])
+        if not math.isfinite(value) or (self.best_metric is not None and value <= self.best_metric):
+            logger.info("%s is %.4f; %s stays as it is.", self._val_metric, value, f"{BEST}.pth")
+            return
+        # After the training, the iteration of the trainer is already one further.
+        iteration = min(self.trainer.iter, self.trainer.max_iter - 1)
+        self.best_metric, self.best_iter = value, iteration
+        self._checkpointer.save(BEST, last=False, iteration=iteration, best=self.state_dict())
+        logger.info("%s is %.4f, the best so far.", self._val_metric, value)
+
+    def _tell_once(self, message: str, *args: object) -> None:
+        if not self._told:
+            logger.info(message, *args)
+        self._told = True
