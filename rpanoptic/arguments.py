@@ -19,3 +19,15 @@ def at_least(least: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def numbers_of_steps(text: str) -> list[int]:
+    """An argparse type: ``1-10,15,20`` as whole numbers from 1, ascending, each once."""
+    number = at_least(1)
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if dash and number(first) > number(last):
+            raise argparse.ArgumentTypeError(f"{part!r}: the range ends before it begins")
+        found.update(range(number(first), number(last if dash else first) + 1))
+    return sorted(found)

@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from rpanoptic.arguments import at_least
+from rpanoptic.arguments import at_least, numbers_of_steps
 
 
 def test_whole_numbers_from_the_least() -> None:
@@ -19,3 +19,22 @@ def test_whole_numbers_from_the_least() -> None:
 def test_others_are_refused_by_name(text: str, words: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=words):
         at_least(2)(text)
+
+
+def test_numbers_of_steps() -> None:
+    assert numbers_of_steps("20,1-4,3,7-7") == [1, 2, 3, 4, 7, 20]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("0-3", "0 is not at least 1"),
+        ("5-2", "'5-2': the range ends before it begins"),
+        ("1,,2", "'' is not a whole number"),
+        ("1-2-3", "'2-3' is not a whole number"),
+        ("all", "'all' is not a whole number"),
+    ],
+)
+def test_other_numbers_of_steps_are_refused(text: str, words: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=words):
+        numbers_of_steps(text)

@@ -10,6 +10,7 @@ import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -122,7 +123,7 @@ def _times(
     for count in wanted:
         with torch.no_grad(), steps_at_test(model, count):
             model(batches[0])  # warms up
-            each = [seconds(lambda b=batch: model(b), device) / len(batch) for batch in batches]
+            each = [seconds(partial(model, batch), device) / len(batch) for batch in batches]
         times[count] = statistics.median(each)
     return times
 

@@ -1,0 +1,224 @@
+"""Results against test steps, of one checkpoint or several, kept in a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
+from detectron2.utils.file_io import PathManager
+from torch import nn
+
+from rpanoptic.benchmarks.report import Row, write_csv
+from rpanoptic.engine.check import check_run
+from rpanoptic.engine.checkpoint import PanopticCheckpointer
+from rpanoptic.engine.earlier_run import numbered_aside
+from rpanoptic.errors import CheckpointError, ConfigError, UserError
+from rpanoptic.evaluation.steps import evaluate_steps
+from rpanoptic.recurrent.blocks import recurrent_blocks
+
+logger = logging.getLogger(__name__)
+
+# What says from where a row is; the columns after these are metrics by name.
+_WHOLE = ("trained_steps", "test_steps", "pictures")
+_TEXT = ("label", "gradient", "dataset", "weights", "weights_sha256", "settings")
+COLUMNS = ("label", "gradient", *_WHOLE, "seconds", "dataset", *_TEXT[3:])
+_IDENTITY = ("label", "weights_sha256", "settings", "dataset", "pictures")
+# Nodes of a config on which its results depend, given the weights.
+_SETTINGS = ("INPUT", "MODEL", "TEST")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Trained weights with the config that they fit.
+
+    Attributes:
+        label: the name of its curve. Checkpoints of one label are taken for seeds of one method.
+        cfg: config of the model; the first of ``DATASETS.TEST`` is evaluated.
+        weights: a path or a URL.
+    """
+
+    label: str
+    cfg: CfgNode
+    weights: str
+
+
+def split_checkpoint(text: str) -> tuple[str, str, str]:
+    """Take ``LABEL=CONFIG:WEIGHTS`` apart.
+
+    The label ends at the first "=", the config file at the first ":" after it; the weights may
+    hold both signs, as URLs do.
+
+    Raises:
+        ConfigError: a part is missing.
+    """
+    label, _, rest = text.partition("=")
+    config, _, weights = rest.partition(":")
+    if not (label and config and weights):
+        raise ConfigError(f"--checkpoint {text}: expected LABEL=CONFIG:WEIGHTS")
+    return label, config, weights
+
+
+def sweep(
+    checkpoints: Sequence[Checkpoint],
+    steps: Sequence[int],
+    file: Path,
+    *,
+    timed_pictures: int = 5,
+) -> list[Row]:
+    """Evaluate checkpoints after numbers of steps; what ``file`` holds already is taken from it.
+
+    Rows of the file count if label, weights (by their SHA-256), dataset, number of pictures and
+    the settings that results depend on are the same. If it holds others, it is renamed (``x.csv``
+    to ``x.1.csv``) and only the rows that count go on. The file is rewritten, whole, after each
+    row.
+
+    Args:
+        checkpoints: at least one.
+        steps: for all recurrent blocks, at least 1 each; a model without any has one row, without
+            a number of steps.
+        file: CSV, in a folder that exists.
+        timed_pictures: on how many pictures the time is measured; 0 leaves it out.
+
+    Returns:
+        the rows of the file: :data:`COLUMNS`, None where a thing is not known, and the metrics.
+
+    Raises:
+        UserError: weights, dataset or config of a checkpoint are at fault, or the file is not one
+            of this function.
+    """
+    todo = [(one, _identity(one)) for one in checkpoints]
+    identities = [identity for _, identity in todo]
+    rows = _taken_over(file, identities)
+    for one, identity in todo:
+        here = [row for row in rows if _matches(row, identity)]
+        missing = sorted(set(steps) - {row["test_steps"] for row in here})
+        if not missing or any(row["test_steps"] is None for row in here):
+            logger.info("%s, %s: all is there already.", one.label, one.weights)
+            continue
+        for row in _evaluated(one, identity, missing, timed_pictures):
+            rows.append(row)
+            rows.sort(key=lambda row: _order(row, identities))
+            write_csv(file, rows)
+    return rows
+
+
+def read_sweep(file: Path) -> list[Row]:
+    """Read what :func:`sweep` has written.
+
+    Raises:
+        UserError: the file is missing, or not of this kind.
+    """
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if missing:
+                raise UserError(f"{file} is no table of a sweep: it lacks {', '.join(missing)}")
+            return [{name: _read(name, text) for name, text in row.items()} for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{file} cannot be read as the table of a sweep: {error}") from error
+
+
+def _read(name: str, text: str | None) -> Any:
+    if name in _TEXT:
+        return text
+    if not text:
+        return None
+    return int(text) if name in _WHOLE else float(text)
+
+
+def _taken_over(file: Path, identities: Sequence[Row]) -> list[Row]:
+    """The rows of an earlier sweep that count; a file with others is set aside."""
+    if not file.exists():
+        return []
+    rows = read_sweep(file)
+    good = [row for row in rows if any(_matches(row, identity) for identity in identities)]
+    if len(good) < len(rows):
+        (aside,) = numbered_aside([file])
+        logger.warning(
+            "%s holds %d rows of other labels, weights or settings: it is now %s.",
+            file,
+            len(rows) - len(good),
+            aside.name,
+        )
+    return good
+
+
+def _matches(row: Row, identity: Row) -> bool:
+    return all(row[name] == identity[name] for name in _IDENTITY)
+
+
+def _order(row: Row, identities: Sequence[Row]) -> tuple[int, int]:
+    place = next(i for i, identity in enumerate(identities) if _matches(row, identity))
+    return place, row["test_steps"] or 0
+
+
+def _identity(one: Checkpoint) -> Row:
+    """What makes a checkpoint's rows its own."""
+    check_run(one.cfg, eval_only=True)
+    dataset = one.cfg.DATASETS.TEST[0]
+    settings = {name: one.cfg[name] for name in _SETTINGS}
+    model = settings["MODEL"] = one.cfg.MODEL.clone()
+    model.defrost()
+    model.WEIGHTS = model.DEVICE = ""
+    text = json.dumps(settings, sort_keys=True)
+    return {
+        "label": one.label,
+        "dataset": dataset,
+        "pictures": len(DatasetCatalog.get(dataset)),
+        "weights": one.weights,
+        "weights_sha256": _sha256(one.weights),
+        "settings": hashlib.sha256(text.encode()).hexdigest()[:16],
+    }
+
+
+def _evaluated(
+    one: Checkpoint, identity: Row, steps: Sequence[int], timed_pictures: int
+) -> Iterator[Row]:
+    model = _load(one)
+    blocks = recurrent_blocks(model).values()
+    row: Row = dict.fromkeys(COLUMNS)
+    row |= identity
+    row["gradient"] = "/".join(sorted({block.gradient for block in blocks}))
+    row["trained_steps"] = max((block.steps for block in blocks), default=None)
+    logger.info("%s, %s: %s", one.label, one.weights, _listed(steps) if blocks else "feed-forward")
+    for result in evaluate_steps(
+        one.cfg, model, identity["dataset"], steps, timed_pictures=timed_pictures
+    ):
+        row["test_steps"], row["seconds"] = result.steps, result.seconds
+        yield row | {"pictures": result.pictures} | result.metrics
+
+
+def _load(one: Checkpoint) -> nn.Module:
+    model = build_model(one.cfg)
+    PanopticCheckpointer(model).load(one.weights, checkpointables=[], strict=True)
+    return model
+
+
+def _listed(steps: Sequence[int]) -> str:
+    return f"{', '.join(map(str, steps))} steps"
+
+
+def _sha256(weights: str) -> str:
+    try:
+        local = Path(PathManager.get_local_path(weights))
+        digest = hashlib.sha256()
+        with local.open("rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"checkpoint {weights} does not exist.") from error
+    except Exception as error:  # whatever a URL handler raises: network, catalogue, disk
+        raise CheckpointError(f"cannot fetch checkpoint {weights}: {error}") from error
+    return digest.hexdigest()
