@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -28,12 +29,7 @@ def set_earlier_run_aside(folder: Path) -> list[Path]:
     there = [folder / name for name in _RECORDS if (folder / name).is_file()]
     if not there:
         return []
-    number = next(
-        n
-        for n in itertools.count(1)
-        if not any(_numbered(folder / r, n).exists() for r in _RECORDS)
-    )
-    aside = [path.rename(_numbered(path, number)) for path in there]
+    aside = numbered_aside(there, beside=[folder / name for name in _RECORDS])
     logger.warning(
         "%s holds an earlier run, and without --resume this one starts anew: %s. Checkpoints of "
         "the same name will be overwritten.",
@@ -41,6 +37,24 @@ def set_earlier_run_aside(folder: Path) -> list[Path]:
         ", ".join(f"{a.name} is now {b.name}" for a, b in zip(there, aside, strict=True)),
     )
     return aside
+
+
+def numbered_aside(files: Sequence[Path], beside: Sequence[Path] = ()) -> list[Path]:
+    """Rename files, ``x.csv`` to ``x.1.csv``, with the first number that none of them has yet.
+
+    Args:
+        files: all exist.
+        beside: names that share the numbers, whether their files exist or not.
+
+    Returns:
+        the new names.
+    """
+    number = next(
+        n
+        for n in itertools.count(1)
+        if not any(_numbered(path, n).exists() for path in (*files, *beside))
+    )
+    return [path.rename(_numbered(path, number)) for path in files]
 
 
 def _numbered(path: Path, number: int) -> Path:

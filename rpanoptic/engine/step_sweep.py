@@ -17,13 +17,15 @@ from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
-from rpanoptic.benchmarks.report import Row, write_csv
+from rpanoptic.benchmarks.report import Row, table, write_csv
 from rpanoptic.engine.check import check_run
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.earlier_run import numbered_aside
 from rpanoptic.errors import CheckpointError, ConfigError, UserError
 from rpanoptic.evaluation.steps import evaluate_steps
 from rpanoptic.recurrent.blocks import recurrent_blocks
+from rpanoptic.visualization import save_figure
+from rpanoptic.visualization.step_sweep import Curve, curves, draw_step_sweep
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +132,58 @@ def read_sweep(file: Path) -> list[Row]:
         raise UserError(f"{file} cannot be read as the table of a sweep: {error}") from error
 
 
+def save_sweep_figures(folder: Path, rows: Sequence[Row], metrics: Sequence[str]) -> list[Path]:
+    """Draw metrics of a sweep against the steps.
+
+    Args:
+        folder: exists.
+        rows: of one sweep or several.
+        metrics: names of columns; "panoptic_seg/PQ" becomes ``panoptic_seg_PQ.png``.
+
+    Returns:
+        the files.
+
+    Raises:
+        UserError: no row has such a metric, or a label stands for two kinds of models.
+    """
+    figures = {metric: draw_step_sweep(_curves(rows, metric), metric) for metric in metrics}
+    return [
+        save_figure(folder / f"{metric.replace('/', '_')}.png", figure)
+        for metric, figure in figures.items()
+    ]
+
+
+def sweep_table(rows: Sequence[Row], metric: str) -> str:
+    """Lay out a metric, the mean over seeds: a line a number of steps, a column a label."""
+    found = _curves(rows, metric)
+    cells: dict[int | None, dict[str, str]] = {}
+    for curve in found:
+        mean, _, _ = curve.over_seeds()
+        for place, value in enumerate(mean):
+            count = int(curve.steps[place]) if curve.steps.size else None
+            cells.setdefault(count, {})[curve.label] = f"{value:.2f}"
+    lines = [
+        [
+            "feed-forward" if count is None else str(count),
+            *(line.get(curve.label, "-") for curve in found),
+        ]
+        for count, line in sorted(cells.items(), key=lambda item: item[0] or 0)
+    ]
+    return table(["test steps", *(curve.label for curve in found)], lines, markdown=False)
+
+
+def _curves(rows: Sequence[Row], metric: str) -> list[Curve]:
+    try:
+        found = curves(rows, metric)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not found:
+        known = {name for row in rows for name, value in row.items() if value is not None}
+        names = ", ".join(sorted(known - {*COLUMNS} | {"seconds"})) or "none"
+        raise UserError(f"no row has a result {metric!r}; there are: {names}")
+    return found
+
+
 def _read(name: str, text: str | None) -> Any:
     if name in _TEXT:
         return text
@@ -192,7 +246,8 @@ def _evaluated(
     row |= identity
     row["gradient"] = "/".join(sorted({block.gradient for block in blocks}))
     row["trained_steps"] = max((block.steps for block in blocks), default=None)
-    logger.info("%s, %s: %s", one.label, one.weights, _listed(steps) if blocks else "feed-forward")
+    what = f"{len(steps)} numbers of steps" if blocks else "feed-forward"
+    logger.info("%s, %s: %s", one.label, one.weights, what)
     for result in evaluate_steps(
         one.cfg, model, identity["dataset"], steps, timed_pictures=timed_pictures
     ):
@@ -204,10 +259,6 @@ def _load(one: Checkpoint) -> nn.Module:
     model = build_model(one.cfg)
     PanopticCheckpointer(model).load(one.weights, checkpointables=[], strict=True)
     return model
-
-
-def _listed(steps: Sequence[int]) -> str:
-    return f"{', '.join(map(str, steps))} steps"
 
 
 def _sha256(weights: str) -> str:
