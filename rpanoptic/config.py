@@ -86,6 +86,11 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     cfg.RPANOPTIC.BEST_METRIC = "panoptic_seg/PQ"
     # Seconds that processes wait for each other, at the start and in each exchange.
     cfg.RPANOPTIC.PROCESS_TIMEOUT = 1800.0
+    # Two runs of the same config are equal, bit by bit: a fixed seed, deterministic algorithms. On
+    # a GPU, where PyTorch lacks some of these, it warns.
+    cfg.RPANOPTIC.DETERMINISTIC = False
+    # Iterations between two lines of the logs.
+    cfg.RPANOPTIC.LOG_PERIOD = 20
     # Pictures of the first test set (input, ground truth, prediction) that the trainer draws into
     # OUTPUT_DIR/predictions.png after the last evaluation; 0 draws none.
     cfg.RPANOPTIC.PICTURES = 6

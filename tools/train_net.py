@@ -3,6 +3,7 @@
 
     python tools/train_net.py --config-file configs/synthetic_panoptic_crbp.yaml
     python tools/train_net.py --config-file CONFIG --resume
+    python tools/train_net.py --config-file CONFIG --deterministic
     python tools/train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS model_final.pth
 
 Without a GPU it runs on the CPU, and --num-gpus then counts processes.
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         cfg = setup_config(args.config_file, args.opts)
+        if args.deterministic:
+            cfg.RPANOPTIC.DETERMINISTIC = True
         check_process_count(args.num_gpus)
         check_run(cfg, eval_only=args.eval_only)
         launch_run(cfg, args)
@@ -47,6 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     description, _, examples = __doc__.partition("\n\n")
     parser = default_argument_parser(epilog=examples)
     parser.description = description
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="make two runs equal, bit by bit; the same as RPANOPTIC.DETERMINISTIC True",
+    )
     return parser
 
 

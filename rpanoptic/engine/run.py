@@ -16,6 +16,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
+from rpanoptic.engine.deterministic import make_deterministic
 from rpanoptic.engine.earlier_run import set_earlier_run_aside
 from rpanoptic.engine.pictures import draw_predictions
 from rpanoptic.engine.trainer import Trainer
@@ -44,6 +45,8 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
         CheckpointError: weights are missing or do not fit.
         ConfigError: a part of the model refuses its settings.
     """
+    if cfg.RPANOPTIC.DETERMINISTIC:
+        make_deterministic(cfg)
     cfg.freeze()
     default_setup(cfg, args)
     # Detectron2 has set up its own loggers; ours write to the same console and file.

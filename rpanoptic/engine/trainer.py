@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
-from detectron2.evaluation import DatasetEvaluators
+from detectron2.engine.hooks import PeriodicWriter
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 from torch import nn
 
@@ -18,8 +19,10 @@ from rpanoptic.engine.checkpoint_hooks import with_checkpoint_hooks
 from rpanoptic.engine.cpu_norm import replace_sync_batch_norm
 from rpanoptic.engine.hooks import RecurrenceLogger
 from rpanoptic.engine.optimizers import build_optimizer
+from rpanoptic.engine.resume import with_resume_hooks
 from rpanoptic.engine.train_step import build_train_step, check_batch
 from rpanoptic.evaluation import build_evaluators
+from rpanoptic.random_state import preserved_random_state
 
 
 class Trainer(DefaultTrainer):
@@ -57,9 +60,14 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks and the log of the recurrent blocks."""
         hooks = with_checkpoint_hooks(super().build_hooks(), self.cfg, self.checkpointer)
+        hooks = with_resume_hooks(hooks, self.cfg)
+        period = self.cfg.RPANOPTIC.LOG_PERIOD
+        for hook in hooks:
+            if isinstance(hook, PeriodicWriter):
+                hook._period = period  # Detectron2 always takes 20.
         if comm.is_main_process():
             # Before an evaluation, which runs the blocks too, and before the writers.
-            hooks.insert(0, RecurrenceLogger())
+            hooks.insert(0, RecurrenceLogger(period))
         return hooks
 
     def train(self) -> dict[str, Any] | None:
@@ -70,6 +78,14 @@ class Trainer(DefaultTrainer):
         """
         super().train()
         return getattr(self, "_last_eval_results", None) if comm.is_main_process() else None
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
+    ) -> dict[str, Any]:
+        """Evaluate as Detectron2 does; a training's random numbers are the same with or without."""
+        with preserved_random_state(cfg.MODEL.DEVICE):
+            return super().test(cfg, model, evaluators)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
