@@ -109,9 +109,9 @@ def _replaced(owner: nn.Module, name: str, function: Callable[..., Any]) -> Iter
 
 
 def _follows_the_recurrence(block: RecurrentBlock) -> bool:
-    """Whether T steps are T steps, no sample being frozen and none mixed with its past."""
+    """Whether T steps are T steps, no sample being stopped and none mixed with its past."""
     forward = block.method.config.forward
-    return forward.tol == 0 and forward.acceleration == "none"
+    return block.halt_tol == forward.tol == 0 and forward.acceleration == "none"
 
 
 @dataclass

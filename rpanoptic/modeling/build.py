@@ -68,6 +68,7 @@ def build_block_of(cell: RecurrentCell, node: CfgNode, *, key: str) -> Recurrent
             cell,
             steps=node.STEPS,
             steps_test=node.STEPS_TEST,
+            halt_tol=node.HALT_TOL,
             gradient=node.GRADIENT,
             forward=ForwardConfig(**_lower(node.FORWARD)),
             adjoint=AdjointConfig(**_lower(node.ADJOINT)),

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from rpanoptic.recurrent.adjoint import AdjointConfig, AdjointRecord
 from rpanoptic.recurrent.cells.base import Drive, RecurrentCell
-from rpanoptic.recurrent.checks import check_count
+from rpanoptic.recurrent.checks import check_count, check_number
 from rpanoptic.recurrent.convolution import shared_spectra
 from rpanoptic.recurrent.gradients import GRADIENTS, CellStep, GradientConfig, Rollout
 from rpanoptic.recurrent.gradients.compiled import in_transform
+from rpanoptic.recurrent.halting import can_halt, couples_samples, run_until_settled
 from rpanoptic.recurrent.penalty import LipschitzPenalty
 from rpanoptic.recurrent.relaxation import ForwardConfig
 from rpanoptic.recurrent.state import State, relative_change, sample_norms, to_tensors
@@ -66,6 +67,11 @@ class RecurrentBlock(nn.Module):
         cell: the recurrent cell.
         steps: steps in training, at least 1.
         steps_test: steps in evaluation mode; 0 takes ``steps``.
+        halt_tol: in evaluation mode without gradients a sample stops once a step changes its state
+            by at most ``halt_tol`` times its norm, and costs nothing from then on; the number of
+            steps is then the most. It takes the place of the tolerance of ``forward`` there. 0
+            runs all steps, and so does every run with gradients, compiled or under
+            :mod:`torch.func`.
         gradient: a name in :data:`rpanoptic.recurrent.GRADIENTS`.
         forward: how the steps are run: tolerance, acceleration.
         adjoint: how the adjoint system is solved.
@@ -78,8 +84,9 @@ class RecurrentBlock(nn.Module):
         last: :class:`Diagnostics` of the latest run, for logs; None before the first.
 
     Raises:
-        ValueError: an impossible number of steps, an unknown name, or options that exclude each
-            other.
+        ValueError: an impossible number of steps or tolerance, an unknown name, or options that
+            exclude each other: ``halt_tol`` with a cell whose samples depend on each other, or
+            with acceleration.
     """
 
     def __init__(
@@ -88,6 +95,7 @@ class RecurrentBlock(nn.Module):
         *,
         steps: int = 20,
         steps_test: int = 0,
+        halt_tol: float = 0.0,
         gradient: str = "crbp",
         forward: ForwardConfig | None = None,
         adjoint: AdjointConfig | None = None,
@@ -100,6 +108,8 @@ class RecurrentBlock(nn.Module):
         self.cell = cell
         self.steps = check_count("steps", steps, least=1)
         self.steps_test = check_count("steps_test", steps_test, least=0)
+        check_number("halt_tol", halt_tol, least=0.0)
+        self.halt_tol = halt_tol
         self.gradient = gradient
         config = GradientConfig(
             forward or ForwardConfig(),
@@ -108,6 +118,8 @@ class RecurrentBlock(nn.Module):
             backend,
             on_failure,
         )
+        if halt_tol > 0:
+            _check_halting(cell, config.forward)
         self.method = GRADIENTS.get(gradient)(config)
         self.penalty = penalty or LipschitzPenalty()
         self.last: Diagnostics | None = None
@@ -135,10 +147,15 @@ class RecurrentBlock(nn.Module):
         step = CellStep(self.cell, drive)
         wanted = any(t.requires_grad for t in (*step.tensors, *to_tensors(state)))
         graded = wanted and torch.is_grad_enabled()
-        run = self.method if graded else self.method.run_without_gradient
+        halting = self.halt_tol > 0 and not self.training and not graded and can_halt()
         # The weights stand still during a solve: what depends on them alone is computed once.
         with shared_spectra():
-            rollout = run(step, state, steps)
+            if halting:
+                rollout = run_until_settled(step, state, steps, self.halt_tol)
+            elif graded:
+                rollout = self.method(step, state, steps)
+            else:
+                rollout = self.method.run_without_gradient(step, state, steps)
             penalty = self._penalty(rollout)
         diagnostics = _diagnose(rollout)
         self.last = None if in_transform() else diagnostics
@@ -172,7 +189,23 @@ class RecurrentBlock(nn.Module):
         return state
 
     def extra_repr(self) -> str:
-        return f"steps={self.steps}, steps_test={self.steps_test}, gradient={self.gradient!r}"
+        halting = f", halt_tol={self.halt_tol:g}" if self.halt_tol else ""
+        return (
+            f"steps={self.steps}, steps_test={self.steps_test}{halting}, gradient={self.gradient!r}"
+        )
+
+
+def _check_halting(cell: RecurrentCell, forward: ForwardConfig) -> None:
+    if couples_samples(cell):
+        raise ValueError(
+            "halt_tol needs a cell whose samples are independent; norm 'BN', statistics of the "
+            "batch, would give the rest of a batch other steps once a sample has left it"
+        )
+    if forward.acceleration != "none":
+        raise ValueError(
+            f"halt_tol needs forward acceleration 'none', not {forward.acceleration!r}: it "
+            "follows the recurrence"
+        )
 
 
 @torch.no_grad()
