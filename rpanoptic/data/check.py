@@ -98,11 +98,14 @@ def _existing_paths(name: str, metadata: Metadata) -> dict[str, Path]:
             continue
         root = os.environ.get(DATASETS_VARIABLE)
         where = f"{root!r} now" if root else "unset now, which stands for './datasets'"
-        make = (
-            " To make it from the panoptic annotations: python datasets/prepare_coco_panoptic.py."
-            if key in _PREPARED and metadata.get("panoptic_json")
-            else ""
-        )
+        make = ""
+        if key in metadata.get("made_by", ()):
+            make = f" To make it: {metadata.made_by[key]}."
+        elif key in _PREPARED and metadata.get("panoptic_json"):
+            make = (
+                " To make it from the panoptic annotations: "
+                "python datasets/prepare_coco_panoptic.py."
+            )
         raise DatasetError(
             f"{path}: no such {'folder' if key in _FOLDERS else 'file'} ({key} of dataset "
             f"{name!r}). Datasets are looked for under the environment variable "
