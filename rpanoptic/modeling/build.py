@@ -45,7 +45,13 @@ def build_recurrent_cell(
     """Build the cell alone; see :func:`build_recurrent_block`."""
     check_recurrent_node(node, key=key)
     options = _cell_options(node, key)
-    if drive_channels is not None:
+    if drive_channels not in (None, channels):
+        free = [name for name, cell in CELLS.items() if "drive_channels" in _options_of(cell)]
+        if node.CELL not in free:
+            raise ConfigError(
+                f"{key}.CELL: the drive of {node.CELL!r} must have as many channels as its state, "
+                f"{channels}, but here it has {drive_channels}; choose one of {', '.join(free)}"
+            )
         options["drive_channels"] = drive_channels
     try:
         return build_cell(node.CELL, channels, **options)
@@ -79,6 +85,35 @@ def build_block_of(cell: RecurrentCell, node: CfgNode, *, key: str) -> Recurrent
         )
     except ValueError as error:
         raise ConfigError(f"{key}: {error}") from error
+
+
+OUTPUT_NORMS = ("SyncBN", "naiveSyncBN", "BN", "FrozenBN", "GN", "")
+# As detectron2.layers.get_norm makes it.
+GROUPS = 32
+
+
+def output_norm_of(node: CfgNode, channels: int, *, key: str) -> str:
+    """The normalisation of an equilibrium that a node names, for ``detectron2.layers.get_norm``.
+
+    Args:
+        node: with the key OUTPUT_NORM.
+        channels: channels to normalise.
+        key: as in :func:`build_recurrent_block`.
+
+    Raises:
+        ConfigError: it is unknown, or "GN" cannot divide the channels into its groups.
+    """
+    name = node.OUTPUT_NORM
+    if name not in OUTPUT_NORMS:
+        raise ConfigError(
+            f"{key}.OUTPUT_NORM must be one of {', '.join(map(repr, OUTPUT_NORMS))}; got {name!r}"
+        )
+    if name == "GN" and channels % GROUPS:
+        raise ConfigError(
+            f"{key}.OUTPUT_NORM 'GN' has {GROUPS} groups and needs a multiple of as many channels; "
+            f"there are {channels}"
+        )
+    return name
 
 
 # The options of cells by their keys, with the defaults of the config.

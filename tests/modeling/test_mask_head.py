@@ -9,6 +9,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
+from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.modeling.roi_heads.mask_head import build_mask_head
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
@@ -154,6 +155,58 @@ def test_steps_at_inference_are_those_of_the_config() -> None:
     assert torch.equal(logits, head.read_out(by_hand))
 
 
+@torch.no_grad()
+def test_class_agnostic_masks_are_those_of_the_only_class() -> None:
+    cfg = small_config()
+    cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK = True
+    head = build(cfg).eval()
+    x = features(3)
+    found = [Instances((32, 32), pred_classes=torch.tensor(ids)) for ids in ([0, 2], [4])]
+    results = head(x, found)
+    masks = torch.cat([result.pred_masks for result in results])
+    assert torch.equal(masks, head.layers(x).sigmoid())
+    assert head.train()(x, [regions(3)])["loss_mask"].isfinite()
+
+
+@torch.no_grad()
+def test_halting_reports_the_steps_of_each_mask() -> None:
+    head = build(small_config(CELL="conv_gru", STEPS_TEST=50, HALT_TOL=0.02)).eval()
+    x = features(4) * torch.tensor([0.01, 1.0, 3.0, 9.0])[:, None, None, None]
+    found = [
+        Instances(
+            (32, 32),
+            pred_boxes=Boxes(torch.tensor([[2.0, 2.0, 28.0, 28.0]]).expand(count, 4).clone()),
+            pred_classes=torch.zeros(count, dtype=torch.int64),
+        )
+        for count in (3, 0, 1)
+    ]
+    results = head(x, found)
+    steps = [result.mask_steps.tolist() for result in results]
+    assert [len(of_picture) for of_picture in steps] == [3, 0, 1]
+    taken = [*steps[0], *steps[2]]
+    assert len(set(taken)) > 1 and max(taken) < 50
+    for i, count in enumerate(taken):
+        alone = head.recurrence(x[i : i + 1], steps=count)
+        assert alone.diagnostics.steps.tolist() == [count]
+    # Boxes are scaled and empty ones dropped; the numbers stay with their masks.
+    results[0].pred_boxes.tensor[1, 2] = 2.0
+    shown = detector_postprocess(results[0], 64, 64)
+    assert shown.mask_steps.tolist() == [steps[0][0], steps[0][2]]
+    assert shown.mask_steps.dtype == torch.int64
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("agnostic", [True, False])
+@pytest.mark.parametrize("halt_tol", [0.0, 0.1])
+def test_no_region_at_inference(agnostic: bool, halt_tol: float) -> None:
+    cfg = small_config(HALT_TOL=halt_tol)
+    cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK = agnostic
+    empty = Instances((32, 32), pred_classes=torch.zeros(0, dtype=torch.int64))
+    (result,) = build(cfg).eval()(features(0), [empty])
+    assert result.pred_masks.shape == (0, 1, 2 * SIZE, 2 * SIZE)
+    assert result.has("mask_steps") == (halt_tol > 0)
+
+
 def test_a_checkpoint_loads_under_every_method() -> None:
     heads = [build(small_config(GRADIENT=gradient)) for gradient in GRADIENTS]
     with torch.no_grad():
@@ -183,6 +236,8 @@ def test_built_without_a_config() -> None:
         ({"NORM": "XN"}, ["MODEL.RECURRENT.MASK_HEAD", "norm", "'GN'"]),
         ({"CELL": "conv_gru", "GALA": False}, ["MASK_HEAD.GALA", "False", "conv_gru"]),
         ({"CELL": "time_decay", "KERNEL_SIZE": 3}, ["MASK_HEAD.KERNEL_SIZE", "time_decay", "0"]),
+        ({"HALT_TOL": -1.0}, ["MODEL.RECURRENT.MASK_HEAD", "halt_tol", "at least 0"]),
+        ({"NORM": "BN", "HALT_TOL": 0.1}, ["MODEL.RECURRENT.MASK_HEAD", "halt_tol", "'BN'"]),
         ({"ON_FAILURE": "ignore"}, ["MODEL.RECURRENT.MASK_HEAD", "on_failure", "'tbptt'"]),
         ({"TRUNCATION": 0}, ["MODEL.RECURRENT.MASK_HEAD", "truncation"]),
         ({"BACKEND": "graph"}, ["MODEL.RECURRENT.MASK_HEAD", "backend", "'functional'"]),
@@ -206,3 +261,8 @@ def test_a_block_of_another_width_is_named() -> None:
     block = RecurrentBlock(build_cell("hgru", 4))
     with pytest.raises(ValueError, match=r"4 channels.*8"):
         RecurrentMaskRCNNHead(ShapeSpec(channels=8), recurrence=block, num_classes=2)
+
+
+def test_a_group_norm_that_does_not_divide_the_channels_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"MASK_HEAD\.OUTPUT_NORM 'GN' has 32 groups.*are 8"):
+        build(small_config(OUTPUT_NORM="GN"))

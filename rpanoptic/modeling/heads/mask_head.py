@@ -18,11 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rpanoptic.errors import ConfigError
-from rpanoptic.modeling.build import build_recurrent_block
+from rpanoptic.modeling.build import build_recurrent_block, output_norm_of
 from rpanoptic.recurrent import RecurrentBlock
 
 CONFIG_KEY = "MODEL.RECURRENT.MASK_HEAD"
-OUTPUT_NORMS = ("SyncBN", "naiveSyncBN", "BN", "FrozenBN", "GN", "")
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -92,17 +91,12 @@ class RecurrentMaskRCNNHead(BaseMaskRCNNHead):
                 "(MODEL.FPN.OUT_CHANNELS); they must be equal"
             )
         node = cfg.MODEL.RECURRENT.MASK_HEAD
-        if node.OUTPUT_NORM not in OUTPUT_NORMS:
-            raise ConfigError(
-                f"{CONFIG_KEY}.OUTPUT_NORM must be one of {', '.join(map(repr, OUTPUT_NORMS))}; "
-                f"got {node.OUTPUT_NORM!r}"
-            )
         agnostic = cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK
         return {
             "input_shape": input_shape,
             "recurrence": build_recurrent_block(node, channels, key=CONFIG_KEY),
             "num_classes": 1 if agnostic else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
-            "output_norm": node.OUTPUT_NORM,
+            "output_norm": output_norm_of(node, channels, key=CONFIG_KEY),
             "vis_period": cfg.VIS_PERIOD,
         }
 
@@ -119,12 +113,15 @@ class RecurrentMaskRCNNHead(BaseMaskRCNNHead):
 
         Returns:
             In training ``loss_mask``, and ``loss_lipschitz_mask`` if the gradient method has a
-            penalty of weight above 0; otherwise the instances.
+            penalty of weight above 0; otherwise the instances. Where the block halts they have
+            ``mask_steps`` too, ``(R,)`` int64: the steps that each mask took.
         """
         output = self.recurrence(x)
         logits = self.read_out(output.output)
         if not self.training:
             mask_rcnn_inference(logits, instances)
+            if self.recurrence.halt_tol > 0:
+                _add_steps(output.diagnostics.steps, instances)
             return instances
         loss_mask = mask_rcnn_loss(logits, instances, self.vis_period)
         losses = {"loss_mask": self.loss_weight * loss_mask}
@@ -139,3 +136,9 @@ class RecurrentMaskRCNNHead(BaseMaskRCNNHead):
     def read_out(self, output: Tensor) -> Tensor:
         """Mask logits ``(R, K, 2P, 2P)`` of what the cell reads out, ``(R, C, P, P)``."""
         return self.predictor(F.relu(self.deconv(self.output_norm(output))))
+
+
+def _add_steps(steps: Tensor, instances: list[Instances]) -> None:
+    counts = [len(found) for found in instances]
+    for taken, found in zip(steps.split(counts), instances, strict=True):
+        found.mask_steps = taken
