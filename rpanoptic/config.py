@@ -44,7 +44,7 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # build_recurrent_retinanet_fpn_backbone. States have MODEL.FPN.OUT_CHANNELS channels.
     cfg.MODEL.RECURRENT.FPN = _recurrent_block_defaults()
     # Where the recurrence is: "lateral" (a cell in place of each 1 x 1 lateral convolution, driven
-    # by the backbone's features: CELL must take a drive of more channels, as "low_dim_hgru"),
+    # by the backbone's features: CELL must take a drive of more channels, as "hgru_low_dim"),
     # "output" (a cell after each lateral convolution, each level with an equilibrium of its own),
     # or "topdown" (cells and gated top-down cells from the level above in one joint equilibrium).
     cfg.MODEL.RECURRENT.FPN.PLACE = "output"
@@ -60,8 +60,8 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # Stages that a cell follows, of "res2" to "res5".
     cfg.MODEL.RECURRENT.RESNET.STAGES = ["res3", "res4", "res5"]
     # Gated feedback from each of these stages to the one before it, which must be its neighbour.
-    # All states then share one joint equilibrium, the stages between them are a part of the step,
-    # and MODEL.RESNETS.NORM must keep no statistics of batches: "FrozenBN" or "GN".
+    # All states then share one joint equilibrium, the stages themselves are a part of the step, and
+    # MODEL.RESNETS.NORM and OUTPUT_NORM must keep no statistics of batches: "FrozenBN" or "GN".
     cfg.MODEL.RECURRENT.RESNET.FEEDBACK = False
     # Side of the kernels of the feedback's cells; odd.
     cfg.MODEL.RECURRENT.RESNET.FEEDBACK_KERNEL_SIZE = 1

@@ -1,6 +1,24 @@
 """Recurrent components for Detectron2. Importing this package registers them."""
 
+from rpanoptic.modeling.backbone import RecurrentFPN, RecurrentResNet
 from rpanoptic.modeling.build import build_recurrent_block, check_recurrent_node
-from rpanoptic.modeling.heads import RecurrentMaskRCNNHead
+from rpanoptic.modeling.heads import RecurrentMaskRCNNHead, RecurrentSemSegFPNHead
+from rpanoptic.modeling.meta_arch import (
+    RecurrentGeneralizedRCNN,
+    RecurrentModel,
+    RecurrentPanopticFPN,
+    RecurrentRetinaNet,
+    RecurrentSemanticSegmentor,
+)
 
-__all__ = ["RecurrentMaskRCNNHead", "build_recurrent_block", "check_recurrent_node"]
+__all__ = [
+    "RecurrentGeneralizedRCNN",
+    "RecurrentMaskRCNNHead",
+    "RecurrentModel",
+    "RecurrentPanopticFPN",
+    "RecurrentRetinaNet",
+    "RecurrentSemSegFPNHead",
+    "RecurrentSemanticSegmentor",
+    "build_recurrent_block",
+    "check_recurrent_node",
+]

@@ -46,11 +46,11 @@ def build_recurrent_cell(
     check_recurrent_node(node, key=key)
     options = _cell_options(node, key)
     if drive_channels not in (None, channels):
-        free = [name for name, cell in CELLS.items() if "drive_channels" in _options_of(cell)]
-        if node.CELL not in free:
+        if "drive_channels" not in inspect.signature(CELLS.get(node.CELL)).parameters:
             raise ConfigError(
                 f"{key}.CELL: the drive of {node.CELL!r} must have as many channels as its state, "
-                f"{channels}, but here it has {drive_channels}; choose one of {', '.join(free)}"
+                f"{channels}, but here it has {drive_channels}; 'hgru_low_dim' or 'conv_gru' take "
+                "such a drive"
             )
         options["drive_channels"] = drive_channels
     try:
