@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from rpanoptic.engine.deterministic import make_deterministic
+from rpanoptic.engine.run import run
+from tests.engine.tiny import CLOCK, tiny_cfg
+
+ARGUMENTS = argparse.Namespace(config_file="", resume=False, eval_only=False)
+
+
+@pytest.fixture(autouse=True)
+def settings_of_the_process() -> Iterator[None]:
+    """Puts back what a deterministic run sets for its whole process."""
+    cudnn = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+        patch.delenv("CUBLAS_WORKSPACE_CONFIG")
+        yield
+    torch.use_deterministic_algorithms(before[0])
+    cudnn.deterministic, cudnn.benchmark = before[1:]
+
+
+def train(
+    output: Path, **changes: object
+) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    run(
+        tiny_cfg(output, SEED=-1, RPANOPTIC__PICTURES=0, RPANOPTIC__LOG_PERIOD=1, **changes),
+        ARGUMENTS,
+    )
+    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    metrics = [{k: v for k, v in line.items() if k not in CLOCK} for line in lines]
+    return metrics, torch.load(output / "model_final.pth", weights_only=True)["model"]
+
+
+def test_two_runs_are_equal_to_the_last_bit(tiny_data: Path, tmp_path: Path) -> None:
+    first, second, other = (
+        train(tmp_path / str(n), RPANOPTIC__DETERMINISTIC=n < 2) for n in range(3)
+    )
+    assert first[0] == second[0]
+    assert all(torch.equal(first[1][name], value) for name, value in second[1].items())
+    # Without it, SEED -1 means another seed each time.
+    assert other[0] != first[0]
+
+
+def test_settings(tmp_path: Path) -> None:
+    cfg = tiny_cfg(tmp_path, SEED=-1, CUDNN_BENCHMARK=True)
+    make_deterministic(cfg)
+    assert cfg.SEED == 0
+    assert not cfg.CUDNN_BENCHMARK
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert torch.backends.cudnn.deterministic
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_seed_that_is_set_stays(tmp_path: Path) -> None:
+    cfg = tiny_cfg(tmp_path, SEED=7)
+    make_deterministic(cfg)
+    assert cfg.SEED == 7
