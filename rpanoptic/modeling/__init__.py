@@ -12,10 +12,12 @@ from rpanoptic.modeling.meta_arch import (
 )
 
 __all__ = [
+    "RecurrentFPN",
     "RecurrentGeneralizedRCNN",
     "RecurrentMaskRCNNHead",
     "RecurrentModel",
     "RecurrentPanopticFPN",
+    "RecurrentResNet",
     "RecurrentRetinaNet",
     "RecurrentSemSegFPNHead",
     "RecurrentSemanticSegmentor",
