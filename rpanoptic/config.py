@@ -68,6 +68,41 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # Normalisation of the equilibria, as MASK_HEAD.OUTPUT_NORM.
     cfg.MODEL.RECURRENT.RESNET.OUTPUT_NORM = "GN"
 
+    # The task-driven ConvRNN of ten layers conv1 to conv10, chosen by MODEL.BACKBONE.NAME:
+    # build_convrnn_backbone, and under an FPN build_convrnn_fpn_backbone and
+    # build_convrnn_retinanet_fpn_backbone. A cell's state has the channels of its layer. CELL must
+    # take a drive of as many channels.
+    cfg.MODEL.RECURRENT.CONVRNN = _recurrent_block_defaults()
+    cfg.MODEL.RECURRENT.CONVRNN.CELL = "reciprocal_gated"
+    # Channels of the ten layers.
+    cfg.MODEL.RECURRENT.CONVRNN.WIDTHS = [64, 64, 64, 128, 128, 256, 256, 512, 512, 512]
+    # Whether conv2 to conv10 are residual blocks of two convolutions, with the cell between them,
+    # or a convolution and the cell.
+    cfg.MODEL.RECURRENT.CONVRNN.RESIDUAL = True
+    # Layers that hold a cell; none, with no feedback either, is the feed-forward base network.
+    cfg.MODEL.RECURRENT.CONVRNN.LAYERS = [f"conv{place}" for place in range(4, 11)]
+    # Long-range feedback, pairs of a layer and an earlier one that it acts on.
+    cfg.MODEL.RECURRENT.CONVRNN.FEEDBACK = [
+        ["conv8", "conv5"],
+        ["conv9", "conv6"],
+        ["conv10", "conv7"],
+        ["conv7", "conv6"],
+        ["conv10", "conv9"],
+    ]
+    # 1: every connection between layers takes a step, so that STEPS must be at least the number of
+    # layers from the first with a cell or feedback on (7 by default). 0: a step is a sweep through
+    # all layers, with feedback from the step before.
+    cfg.MODEL.RECURRENT.CONVRNN.DELAY = 1
+    # "last": the outputs after the last step. "mean": over the steps from the image's arrival on;
+    # needs GRADIENT "bptt" or "checkpointed_bptt" and steps that neither stop early nor are
+    # accelerated.
+    cfg.MODEL.RECURRENT.CONVRNN.READOUT = "last"
+    # Outputs: "res2" to "res5" (conv4, conv6, conv7, conv10; strides 4 to 32), or names of layers,
+    # each before its pooling. Layers that none of them depends on are not built.
+    cfg.MODEL.RECURRENT.CONVRNN.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    # Normalisation of the outputs, as MASK_HEAD.OUTPUT_NORM. The published network has none.
+    cfg.MODEL.RECURRENT.CONVRNN.OUTPUT_NORM = ""
+
     cfg.RPANOPTIC = CN()
     # Optimizer of the trainer: "sgd" (Detectron2's own, with momentum) or "adamw". Rate, decay
     # and clipping are those of SOLVER.
