@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,58 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from rpanoptic.engine import setup_config
+from rpanoptic.recurrent import RecurrentBlock
 from tests.paths import CONFIGS
 
-FILES = sorted(CONFIGS.glob("*.yaml"))
+FILES = sorted(f for f in CONFIGS.rglob("*.yaml") if f.parent.name != "_base_")
+NAMES = [file.relative_to(CONFIGS).with_suffix("").as_posix() for file in FILES]
 SIDE = 64
+
+# What makes a step of any model a matter of a second on a CPU. Nothing by which two files differ
+# is among it.
+TINY = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.FPN.OUT_CHANNELS": 32,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 50,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 20,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 8,
+    # An untrained model must find something.
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 32,
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
+    "TEST.DETECTIONS_PER_IMAGE": 5,
+}
+# Not for R-18, whose widths are fixed, and small.
+TINY_RESNET = {
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 16,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 8,
+}
+
+# Trainable parameters with the stem and res2 frozen. The first four are the published ones. Without
+# GALA the cell has 1,312,768 instead of 1,576,256. Kernels of 5 x 5 have 16 weights more than those
+# of 3 x 3, for each of 2 * 256 * 256 + 256 * 128 + 128 pairs of channels.
+R50, R50_RECURRENT = 45_751_590, 44_968_038
+R101, R101_RECURRENT = 64_691_494, 63_907_942
+WITHOUT_GALA = 1_312_768 - 1_576_256
+WITH_5X5 = 16 * (2 * 256 * 256 + 256 * 128 + 128)
+
+
+def expected_parameters(name: str) -> int:
+    """Trainable parameters of a panoptic model of COCO, by the name of its file."""
+    recurrent = "baseline" not in name
+    if "/R101/" in name:
+        count = R101_RECURRENT if recurrent else R101
+    else:
+        count = R50_RECURRENT if recurrent else R50
+    return count + ("no_gala" in name) * WITHOUT_GALA + ("5x5" in name) * WITH_5X5
+
+
+def tiny_config(file: Path) -> CfgNode:
+    """The config of a file, of few channels and regions."""
+    options = TINY if file.stem.startswith("synthetic") else TINY | TINY_RESNET
+    return setup_config(file, [str(word) for pair in options.items() for word in pair])
 
 
 def small_input(cfg: CfgNode) -> dict[str, object]:
@@ -38,24 +87,33 @@ def small_input(cfg: CfgNode) -> dict[str, object]:
 
 
 def test_there_are_configs() -> None:
-    assert {"coco_panoptic_crbp.yaml", "synthetic_panoptic_crbp.yaml"} <= {f.name for f in FILES}
+    assert {
+        "coco_panoptic_crbp",
+        "synthetic_panoptic_crbp",
+        "coco_panoptic/R50/crbp20",
+        "coco_panoptic/R101/baseline",
+        "coco_panoptic/R50_reduced/crbp20_1",
+    } <= set(NAMES)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
 def test_trains_and_infers(file: Path) -> None:
     torch.manual_seed(0)
-    # The device of this machine; fewer regions, so that a CPU does it in seconds.
-    cfg = setup_config(file, ["MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8"])
+    cfg = tiny_config(file)
     model = build_model(cfg)
     batch = [small_input(cfg)]
     with EventStorage():
         losses = model(batch)
-    assert ("loss_lipschitz_mask" in losses) == ("crbp" in file.stem)
+    penalised = re.search(r"crbp|cbptt", file.stem) is not None
+    assert any(name.startswith("loss_lipschitz") for name in losses) == penalised
+    recurrent = any(isinstance(module, RecurrentBlock) for module in model.modules())
+    assert recurrent == ("baseline" not in file.stem)
     total = sum(losses.values())
     assert torch.isfinite(total)
     total.backward()
-    for name, parameter in model.roi_heads.mask_head.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
     model.eval()
     with torch.no_grad():
@@ -64,7 +122,39 @@ def test_trains_and_infers(file: Path) -> None:
     assert result["sem_seg"].shape == (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, SIDE, SIDE)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_has_an_output_folder_of_its_own(file: Path) -> None:
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_says_what_it_is_and_writes_to_a_folder_of_its_own(file: Path) -> None:
+    assert file.read_text().startswith("# ")
     cfg = setup_config(file)
-    assert Path(cfg.OUTPUT_DIR) == Path("output") / file.stem
+    assert Path(cfg.OUTPUT_DIR) == Path("output") / file.relative_to(CONFIGS).with_suffix("")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("coco_panoptic")])
+def test_trainable_parameters(name: str) -> None:
+    cfg = setup_config(CONFIGS / f"{name}.yaml", ["MODEL.DEVICE", "cpu"])
+    # On the meta device nothing is initialised: only shapes are wanted.
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg)
+    found = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert found == expected_parameters(name)
+
+
+@pytest.mark.parametrize("folder", ["R50", "R50_reduced", "R101"])
+def test_what_is_compared_shares_a_schedule(folder: str) -> None:
+    """But for the files that say in their names that theirs is another one."""
+    other = ("_schedule", "_as_published")
+    schedules = {
+        str(setup_config(file).SOLVER)
+        for file in (CONFIGS / "coco_panoptic" / folder).glob("*.yaml")
+        if not file.stem.endswith(other)
+    }
+    assert len(schedules) == 1
+
+
+def test_the_papers_schedule_and_the_matched_baseline_are_one() -> None:
+    names = ("crbp20_paper_schedule", "baseline_matched_schedule", "crbp20_as_published")
+    solvers = [setup_config(CONFIGS / f"coco_panoptic/R50/{name}.yaml").SOLVER for name in names]
+    assert solvers[0] == solvers[1] == solvers[2]
+    wanted = {"IMS_PER_BATCH": 40, "BASE_LR": 0.05, "MAX_ITER": 90000, "STEPS": (60000, 80000)}
+    assert {key: solvers[0][key] for key in wanted} == wanted
