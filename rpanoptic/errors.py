@@ -24,3 +24,7 @@ class CheckpointError(UserError, ValueError):
 
 class NonFiniteError(UserError, FloatingPointError):
     """A loss or a gradient of a training became infinite or not a number."""
+
+
+class LaunchError(UserError, RuntimeError):
+    """The processes of a run were asked for in a way that cannot be, or did not meet."""

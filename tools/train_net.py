@@ -5,6 +5,8 @@
     python tools/train_net.py --config-file CONFIG --resume
     python tools/train_net.py --config-file CONFIG --deterministic
     python tools/train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS model_final.pth
+    python tools/train_net.py --config-file CONFIG --num-gpus 8
+    torchrun --nproc-per-node 8 tools/train_net.py --config-file CONFIG
 
 Without a GPU it runs on the CPU, and --num-gpus then counts processes.
 """
@@ -15,10 +17,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from detectron2.engine import default_argument_parser
-
-from rpanoptic.engine import check_process_count, check_run, setup_config
-from rpanoptic.engine.launch import launch_run
+from rpanoptic.engine.launch import run_parser, start_run
+from rpanoptic.engine.torchrun import speaks_for_all
 from rpanoptic.errors import UserError
 
 
@@ -33,14 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     try:
-        cfg = setup_config(args.config_file, args.opts)
-        if args.deterministic:
-            cfg.RPANOPTIC.DETERMINISTIC = True
-        check_process_count(args.num_gpus)
-        check_run(cfg, eval_only=args.eval_only)
-        launch_run(cfg, args)
+        start_run(args)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if speaks_for_all():
+            print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     return 0
 
@@ -48,13 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     assert __doc__ is not None
     description, _, examples = __doc__.partition("\n\n")
-    parser = default_argument_parser(epilog=examples)
+    parser = run_parser(epilog=examples)
     parser.description = description
-    parser.add_argument(
-        "--deterministic",
-        action="store_true",
-        help="make two runs equal, bit by bit; the same as RPANOPTIC.DETERMINISTIC True",
-    )
     return parser
 
 

@@ -121,6 +121,9 @@ class BestCheckpoint(hooks.BestCheckpointer):
         metric: name of the result, e.g. "panoptic_seg/PQ"; the larger the better.
     """
 
+    best_metric: float | None
+    best_iter: int | None
+
     def __init__(self, period: int, checkpointer: PanopticCheckpointer, metric: str) -> None:
         super().__init__(period, checkpointer, metric, mode="max", file_prefix=BEST)
         self._told = False

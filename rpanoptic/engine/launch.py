@@ -3,18 +3,70 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.engine import launch
+from detectron2.engine import default_argument_parser, launch
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from rpanoptic.data.paths import write_atomically
+from rpanoptic.engine.check import check_process_count, check_run
 from rpanoptic.engine.run import run
-from rpanoptic.errors import UserError
+from rpanoptic.engine.setup import setup_config
+from rpanoptic.engine.torchrun import check_flags, launched_process, process_group
+from rpanoptic.errors import ConfigError, LaunchError, UserError
+
+# What PyTorch raises where the others of a run are not met.
+_NOT_MET = re.compile(r"torch\.distributed\.Dist(?:Store|Network)Error: (.*)")
+
+
+def run_parser(epilog: str | None = None) -> argparse.ArgumentParser:
+    """Detectron2's argument parser with our own flag.
+
+    Args:
+        epilog: examples that follow the flags.
+    """
+    parser = default_argument_parser(epilog=epilog)
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="make two runs equal, bit by bit; the same as RPANOPTIC.DETERMINISTIC True",
+    )
+    return parser
+
+
+def start_run(args: argparse.Namespace) -> None:
+    """Check what the arguments of a command line ask for, and do it.
+
+    Args:
+        args: from :func:`run_parser`.
+
+    Raises:
+        UserError: the user's input stopped the run, before it began or later.
+    """
+    process = launched_process()
+    if process is not None:
+        check_flags(args)
+    cfg = setup_config(args.config_file, args.opts)
+    if args.deterministic:
+        cfg.RPANOPTIC.DETERMINISTIC = True
+    if cfg.RPANOPTIC.PROCESS_TIMEOUT <= 0:
+        raise ConfigError(
+            f"RPANOPTIC.PROCESS_TIMEOUT must be above 0; got {cfg.RPANOPTIC.PROCESS_TIMEOUT}."
+        )
+    if process is None:
+        check_process_count(args.num_gpus)
+    check_run(cfg, eval_only=args.eval_only)
+    if process is None:
+        launch_run(cfg, args)
+        return
+    with process_group(process, cfg):
+        run(cfg, args)
 
 
 def launch_run(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -22,13 +74,14 @@ def launch_run(cfg: CfgNode, args: argparse.Namespace) -> None:
 
     Args:
         cfg: config of the run.
-        args: from Detectron2's default argument parser.
+        args: from :func:`run_parser`.
 
     Raises:
         UserError: the user's input stopped one of this machine's processes. The others are
             ended; the message is that of the process of the least rank which left one.
     """
-    if args.num_gpus * args.num_machines == 1:
+    world_size = args.num_gpus * args.num_machines
+    if world_size == 1:
         run(cfg, args)
         return
     # A process cannot hand an exception to its parent with its type, so it leaves the message.
@@ -41,14 +94,23 @@ def launch_run(cfg: CfgNode, args: argparse.Namespace) -> None:
                 machine_rank=args.machine_rank,
                 dist_url=args.dist_url,
                 args=(cfg, args, Path(folder)),
+                timeout=timedelta(seconds=cfg.RPANOPTIC.PROCESS_TIMEOUT),
             )
         except (ProcessExitedException, ProcessRaisedException) as error:
             # Another process may fail first, for want of the one that the user's input stopped.
             messages = sorted(Path(folder).iterdir(), key=lambda file: file.name)
             texts = [file.read_text() for file in messages if not file.name.startswith(".")]
-            if not texts:
+            if texts:
+                raise UserError(texts[0]) from error
+            not_met = _NOT_MET.search(str(error))
+            if not_met is None:
                 raise
-            raise UserError(texts[0]) from error
+            rank = args.machine_rank * args.num_gpus + error.error_index
+            raise LaunchError(
+                f"process {rank} of {world_size} cannot reach the others at {args.dist_url}; it "
+                f"waited at most {cfg.RPANOPTIC.PROCESS_TIMEOUT:g} s (RPANOPTIC.PROCESS_TIMEOUT): "
+                f"{not_met.group(1)}"
+            ) from error
 
 
 def _run_and_report(cfg: CfgNode, args: argparse.Namespace, folder: Path) -> None:
