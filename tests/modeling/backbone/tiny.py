@@ -1,0 +1,62 @@
+"""Backbones of a few channels, built as Detectron2 builds them from a config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import Backbone, build_backbone
+
+import rpanoptic.modeling  # noqa: F401  registers the backbones
+from rpanoptic import add_rpanoptic_config
+
+FPN_CHANNELS = 16
+# A ResNet-50 of a few channels is far smaller than a ResNet-18, whose widths are fixed.
+STAGE_CHANNELS = {"res2": 8, "res3": 16, "res4": 32, "res5": 64}
+STAGES = list(STAGE_CHANNELS)
+
+
+def tiny_backbone_cfg(name: str, **changes: Any) -> CfgNode:
+    """A config with backbone ``name``; keys of ``changes`` have __ for a dot, below ``MODEL``."""
+    cfg = get_cfg()
+    add_rpanoptic_config(cfg)
+    model = cfg.MODEL
+    model.DEVICE = "cpu"
+    model.BACKBONE.NAME = name
+    model.BACKBONE.FREEZE_AT = 0
+    model.RESNETS.DEPTH = 50
+    model.RESNETS.STEM_OUT_CHANNELS = 8
+    model.RESNETS.RES2_OUT_CHANNELS = STAGE_CHANNELS["res2"]
+    model.RESNETS.WIDTH_PER_GROUP = 4
+    model.RESNETS.OUT_FEATURES = STAGES
+    model.FPN.IN_FEATURES = STAGES
+    model.FPN.OUT_CHANNELS = FPN_CHANNELS
+    for node in (model.RECURRENT.FPN, model.RECURRENT.RESNET):
+        # GN has 32 groups, more than these channels.
+        node.OUTPUT_NORM = ""
+        node.STEPS = 3
+        # After three steps nothing is at its equilibrium.
+        node.ON_FAILURE = "record"
+    options = {f"MODEL.{key.replace('__', '.')}": value for key, value in changes.items()}
+    cfg.merge_from_list([word for pair in options.items() for word in pair])
+    return cfg
+
+
+def tiny_backbone(name: str, seed: int = 0, **changes: Any) -> Backbone:
+    """The backbone of :func:`tiny_backbone_cfg`, in training mode."""
+    torch.manual_seed(seed)
+    return build_backbone(tiny_backbone_cfg(name, **changes))
+
+
+def images(samples: int, height: int, width: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(samples, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def total(features: dict[str, torch.Tensor]) -> torch.Tensor:
+    """A scalar in which each number of each feature has a weight of its own."""
+    generator = torch.Generator().manual_seed(2)
+    return sum(
+        (f * torch.randn(f.shape, generator=generator, dtype=torch.float64).to(f.dtype)).sum()
+        for f in features.values()
+    )
