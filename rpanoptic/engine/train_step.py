@@ -14,7 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from rpanoptic.engine.finite import check_losses
+from rpanoptic.engine.finite import check_gradients, check_losses, explained_forward
 from rpanoptic.errors import ConfigError, NonFiniteError
 
 # What RPANOPTIC.AMP_DTYPE may name.
@@ -136,7 +136,8 @@ class TrainStep(SimpleTrainer):
         """Take one batch, and one step of the optimizer.
 
         Raises:
-            NonFiniteError: a loss is not finite, or gradients are not at any loss scale.
+            NonFiniteError: a loss or a gradient is not finite, or gradients are not at any loss
+                scale.
             ValueError: the batch cannot be divided into equal parts.
         """
         assert self.model.training, "the model was changed to eval mode"
@@ -151,13 +152,18 @@ class TrainStep(SimpleTrainer):
             with self._exchanging(index == self.parts - 1):
                 shares.append(self._backward(part))
         for part, losses in zip(parts, shares, strict=True):
-            check_losses(losses, model=self.model, data=part, iteration=self.iter)
+            check_losses(losses, model=self.model, data=part, iteration=self.iter, amp=self.amp)
+        if self.grad_scaler is None:
+            check_gradients(self.model, data=data, iteration=self.iter, amp=self.amp)
         self._write_metrics(_summed(shares), data_time)
         self._update()
 
     def _backward(self, data: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Add a part's share to the gradients; returns its share of the losses, without graph."""
-        with torch.autocast(self.device, dtype=self.amp, enabled=self.amp is not None):
+        with (
+            explained_forward(model=self.model, data=data, iteration=self.iter, amp=self.amp),
+            torch.autocast(self.device, dtype=self.amp, enabled=self.amp is not None),
+        ):
             losses = self.model(data)
         if isinstance(losses, Tensor):
             losses = {"total_loss": losses}
