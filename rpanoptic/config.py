@@ -72,13 +72,19 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # build_convrnn_backbone, and under an FPN build_convrnn_fpn_backbone and
     # build_convrnn_retinanet_fpn_backbone. A cell's state has the channels of its layer. CELL must
     # take a drive of as many channels.
+    # As published: reciprocal gated cells, back-propagation through time, and as many steps as a
+    # presentation of 17, counted from the image, leaves to the layers from conv4 on. With its own
+    # NONLINEARITY, "elu", and feedback this network amplifies its activity from step to step and
+    # has no equilibrium; with "tanh" and RESIDUAL it settles. What needs an equilibrium needs that.
     cfg.MODEL.RECURRENT.CONVRNN = _recurrent_block_defaults()
     cfg.MODEL.RECURRENT.CONVRNN.CELL = "reciprocal_gated"
+    cfg.MODEL.RECURRENT.CONVRNN.GRADIENT = "bptt"
+    cfg.MODEL.RECURRENT.CONVRNN.STEPS = 13
     # Channels of the ten layers.
     cfg.MODEL.RECURRENT.CONVRNN.WIDTHS = [64, 64, 64, 128, 128, 256, 256, 512, 512, 512]
     # Whether conv2 to conv10 are residual blocks of two convolutions, with the cell between them,
-    # or a convolution and the cell.
-    cfg.MODEL.RECURRENT.CONVRNN.RESIDUAL = True
+    # or a convolution and the cell. The published network with feedback has the latter.
+    cfg.MODEL.RECURRENT.CONVRNN.RESIDUAL = False
     # Layers that hold a cell; none, with no feedback either, is the feed-forward base network.
     cfg.MODEL.RECURRENT.CONVRNN.LAYERS = [f"conv{place}" for place in range(4, 11)]
     # Long-range feedback, pairs of a layer and an earlier one that it acts on.
