@@ -1,6 +1,6 @@
 """Recurrent components for Detectron2. Importing this package registers them."""
 
-from rpanoptic.modeling.backbone import RecurrentFPN, RecurrentResNet
+from rpanoptic.modeling.backbone import ConvRNN, RecurrentFPN, RecurrentResNet
 from rpanoptic.modeling.build import build_recurrent_block, check_recurrent_node
 from rpanoptic.modeling.heads import RecurrentMaskRCNNHead, RecurrentSemSegFPNHead
 from rpanoptic.modeling.meta_arch import (
@@ -12,6 +12,7 @@ from rpanoptic.modeling.meta_arch import (
 )
 
 __all__ = [
+    "ConvRNN",
     "RecurrentFPN",
     "RecurrentGeneralizedRCNN",
     "RecurrentMaskRCNNHead",

@@ -1,8 +1,20 @@
 """Recurrent backbones. Importing this package registers their builders."""
 
+from rpanoptic.modeling.backbone.conv_rnn import ConvRNN
+from rpanoptic.modeling.backbone.conv_rnn_cell import ConvRNNCell
+from rpanoptic.modeling.backbone.conv_rnn_graph import ConvRNNGraph, ten_layers
 from rpanoptic.modeling.backbone.hierarchy import Hierarchy
 from rpanoptic.modeling.backbone.recurrent_fpn import RecurrentFPN
 from rpanoptic.modeling.backbone.recurrent_resnet import RecurrentResNet
 from rpanoptic.modeling.backbone.stage_hierarchy import StageHierarchy
 
-__all__ = ["Hierarchy", "RecurrentFPN", "RecurrentResNet", "StageHierarchy"]
+__all__ = [
+    "ConvRNN",
+    "ConvRNNCell",
+    "ConvRNNGraph",
+    "Hierarchy",
+    "RecurrentFPN",
+    "RecurrentResNet",
+    "StageHierarchy",
+    "ten_layers",
+]
