@@ -39,10 +39,10 @@ def outputs_by_step(
     """
     with ExitStack() as stack:
         for owner, name, untouched in _parts_without_steps(model):
-            stack.enter_context(_replaced(owner, name, _recalling(untouched)))
+            stack.enter_context(replaced(owner, name, _recalling(untouched)))
         for block in recurrent_blocks(model).values():
             if _follows_the_recurrence(block):
-                stack.enter_context(_replaced(block, "forward", _Continuing(block)))
+                stack.enter_context(replaced(block, "forward", _Continuing(block)))
         for count in sorted(set(steps)):
             with torch.no_grad(), steps_at_test(model, count):
                 outputs = model(inputs)
@@ -96,7 +96,7 @@ def _only_tensors(value: Any) -> bool:
 
 
 @contextmanager
-def _replaced(owner: nn.Module, name: str, function: Callable[..., Any]) -> Iterator[None]:
+def replaced(owner: nn.Module, name: str, function: Callable[..., Any]) -> Iterator[None]:
     """Let an object's method be another function meanwhile."""
     before = vars(owner).get(name)
     setattr(owner, name, function)
