@@ -8,14 +8,25 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_MASK_HEAD_REGISTRY
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+)
+from detectron2.modeling.meta_arch import RetinaNet
+from fvcore.common.registry import Registry
+from torch import nn
 
 from rpanoptic.data import check_dataset
 from rpanoptic.engine.setup import closest
 from rpanoptic.engine.train_step import amp_dtype, check_batch
 from rpanoptic.errors import ConfigError
-from rpanoptic.evaluation import check_evaluator_type
-from rpanoptic.modeling import check_recurrent_node
+from rpanoptic.evaluation import check_evaluators
+from rpanoptic.modeling import RecurrentModel, check_recurrent_node
+from rpanoptic.modeling.outputs import architecture_of, outputs_of
+from rpanoptic.modeling.penalty import PenaltySource
+from rpanoptic.recurrent import recurrent_blocks
 
 
 def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
@@ -28,9 +39,9 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
     Raises:
         ConfigError: a recurrent block has an unknown part or an impossible number of steps;
             ``OUTPUT_DIR`` cannot be written; no dataset is named; a head has another number of
-            classes than a panoptic dataset; the architecture, the backbone or the mask head is
-            not registered; mixed precision in float16 is asked for without a GPU; the batch has no
-            equal parts.
+            classes than a panoptic dataset; the architecture, the backbone or a head is not
+            registered; a test set judges nothing that the model predicts; mixed precision in
+            float16 is asked for without a GPU; the batch has no equal parts.
         DatasetError: a dataset is unknown, missing or damaged, or no evaluator is known for a
             test set's type.
     """
@@ -47,42 +58,77 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
         check_dataset(name)
         _check_class_counts(cfg, name)
     for name in cfg.DATASETS.TEST:
-        check_evaluator_type(name)
+        check_evaluators(cfg, name)
+
+
+def check_penalties(model: nn.Module) -> None:
+    """Check that the penalties of parts that return features only will reach the losses.
+
+    Args:
+        model: built and not wrapped; to be called before a training.
+
+    Raises:
+        ConfigError: a part has a penalty, and the architecture does not ask for it.
+    """
+    if isinstance(model, RecurrentModel):
+        return
+    for name, part in model.named_modules():
+        blocks = recurrent_blocks(part).values()
+        if isinstance(part, PenaltySource) and any(block.penalised for block in blocks):
+            given = type(model).__name__
+            ours = f"Recurrent{given}"
+            instead = ours if ours in META_ARCH_REGISTRY else "one that derives from RecurrentModel"
+            raise ConfigError(
+                f"MODEL.META_ARCHITECTURE {given} would lose the penalty of the model's {name}: "
+                f"take {instead}, or set LIPSCHITZ.WEIGHT to 0 there."
+            )
 
 
 def _check_parts(cfg: CfgNode, *, eval_only: bool) -> None:
     """The parts that the config names must be registered, and go together."""
     model = cfg.MODEL
-    parts = [
-        ("MODEL.META_ARCHITECTURE", model.META_ARCHITECTURE, META_ARCH_REGISTRY),
-        ("MODEL.BACKBONE.NAME", model.BACKBONE.NAME, BACKBONE_REGISTRY),
-    ]
-    if model.MASK_ON:
-        parts.append(("MODEL.ROI_MASK_HEAD.NAME", model.ROI_MASK_HEAD.NAME, ROI_MASK_HEAD_REGISTRY))
-    for key, name, registry in parts:
-        known = sorted(entry for entry, _ in registry)
-        if name not in known:
-            close = closest(name, known)
-            hint = f" Did you mean {' or '.join(close)}?" if close else ""
-            raise ConfigError(f"{key} {name!r} is unknown; known: {', '.join(known)}.{hint}")
-    if model.META_ARCHITECTURE == "PanopticFPN" and not model.MASK_ON:
-        raise ConfigError("MODEL.MASK_ON is False, but a PanopticFPN merges the masks of things.")
+    _check_registered("MODEL.META_ARCHITECTURE", model.META_ARCHITECTURE, META_ARCH_REGISTRY)
+    _check_registered("MODEL.BACKBONE.NAME", model.BACKBONE.NAME, BACKBONE_REGISTRY)
+    predicted = outputs_of(cfg)
+    if "masks" in predicted:
+        _check_registered(
+            "MODEL.ROI_MASK_HEAD.NAME", model.ROI_MASK_HEAD.NAME, ROI_MASK_HEAD_REGISTRY
+        )
+    if "sem_seg" in predicted:
+        _check_registered(
+            "MODEL.SEM_SEG_HEAD.NAME", model.SEM_SEG_HEAD.NAME, SEM_SEG_HEADS_REGISTRY
+        )
+    if "panoptic_seg" in predicted and "masks" not in predicted:
+        raise ConfigError(
+            f"MODEL.MASK_ON is False, but a {model.META_ARCHITECTURE} merges the masks of things."
+        )
     if not eval_only:
         amp_dtype(cfg)
         check_batch(cfg, processes=1)
 
 
+def _check_registered(key: str, name: str, registry: Registry) -> None:
+    known = sorted(entry for entry, _ in registry)
+    if name not in known:
+        close = closest(name, known)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise ConfigError(f"{key} {name!r} is unknown; known: {', '.join(known)}.{hint}")
+
+
 def _check_class_counts(cfg: CfgNode, name: str) -> None:
-    """The heads of a panoptic model must have as many classes as the dataset."""
+    """The heads must have as many classes as a panoptic dataset."""
     metadata = MetadataCatalog.get(name)
     if metadata.get("evaluator_type") != "coco_panoptic_seg":
         return
-    for key, kind, counted in (
-        ("ROI_HEADS", "thing_classes", "things"),
-        ("SEM_SEG_HEAD", "stuff_classes", "stuff, the one for all things included"),
+    predicted = outputs_of(cfg)
+    things = "RETINANET" if issubclass(architecture_of(cfg), RetinaNet) else "ROI_HEADS"
+    stuff = "stuff, the one for all things included"
+    for output, key, kind, counted in (
+        ("instances", things, "thing_classes", "things"),
+        ("sem_seg", "SEM_SEG_HEAD", "stuff_classes", stuff),
     ):
         wanted, given = len(metadata.get(kind, ())), cfg.MODEL[key].NUM_CLASSES
-        if wanted not in (0, given):
+        if output in predicted and wanted not in (0, given):
             raise ConfigError(
                 f"MODEL.{key}.NUM_CLASSES is {given}, but dataset {name} has {wanted} classes "
                 f"of {counted}."

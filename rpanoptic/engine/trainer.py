@@ -6,6 +6,7 @@ import weakref
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
 from detectron2.engine.hooks import PeriodicWriter
@@ -14,6 +15,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from rpanoptic.data import PanopticDatasetMapper, TrainLoader, build_train_loader
+from rpanoptic.engine.check import check_penalties
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.checkpoint_hooks import with_checkpoint_hooks
 from rpanoptic.engine.cpu_norm import replace_sync_batch_norm
@@ -43,6 +45,7 @@ class Trainer(DefaultTrainer):
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         check_batch(cfg, comm.get_world_size())
         model = self.build_model(cfg)
+        check_penalties(model)
         if comm.get_world_size() > 1 and cfg.MODEL.DEVICE == "cpu":
             replace_sync_batch_norm(model)
         optimizer = self.build_optimizer(cfg, model)
@@ -83,7 +86,11 @@ class Trainer(DefaultTrainer):
     def test(
         cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
     ) -> dict[str, Any]:
-        """Evaluate as Detectron2 does; a training's random numbers are the same with or without."""
+        """Evaluate as Detectron2 does, in all processes the model that a checkpoint would hold.
+
+        The random numbers of a training are the same with an evaluation or without.
+        """
+        _share_buffers(model)
         with preserved_random_state(cfg.MODEL.DEVICE):
             return super().test(cfg, model, evaluators)
 
@@ -101,3 +108,13 @@ class Trainer(DefaultTrainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
         """All evaluators that the dataset's type asks for."""
         return build_evaluators(cfg, dataset_name)
+
+
+def _share_buffers(model: nn.Module) -> None:
+    """Give all processes the running statistics of the main one, which alone are saved.
+
+    In training each process keeps those of its own part of the batch, without ever reading them.
+    """
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)

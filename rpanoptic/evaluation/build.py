@@ -17,10 +17,11 @@ from detectron2.evaluation import (
 )
 
 from rpanoptic.errors import ConfigError, DatasetError
+from rpanoptic.modeling.outputs import outputs_of
 
 
 def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
-    """Build all evaluators that a dataset's ``evaluator_type`` asks for.
+    """Build all evaluators that a dataset's ``evaluator_type`` asks for and the model serves.
 
     Their files go to ``OUTPUT_DIR/inference``.
 
@@ -30,11 +31,29 @@ def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
 
     Raises:
         DatasetError: the dataset has no ``evaluator_type``, or one that is unknown.
-        ConfigError: panopticapi is needed and missing.
+        ConfigError: panopticapi is needed and missing; or the model predicts nothing that the
+            dataset has ground truth for.
     """
-    kind = check_evaluator_type(dataset_name)
+    builders = _builders(cfg, dataset_name)
     folder = str(Path(cfg.OUTPUT_DIR) / "inference")
-    return DatasetEvaluators([build(cfg, dataset_name, folder) for build in EVALUATORS[kind]])
+    return DatasetEvaluators([build(cfg, dataset_name, folder) for build in builders])
+
+
+def check_evaluators(cfg: CfgNode, dataset_name: str) -> None:
+    """Check that :func:`build_evaluators` has something to build; raises as it does."""
+    _builders(cfg, dataset_name)
+
+
+def _builders(cfg: CfgNode, dataset_name: str) -> list[Builder]:
+    known = EVALUATORS[check_evaluator_type(dataset_name)]
+    predicted = outputs_of(cfg)
+    builders = [build for judged, build in known.items() if judged in predicted]
+    if not builders:
+        raise ConfigError(
+            f"DATASETS.TEST: {dataset_name} judges {', '.join(known)}, but a "
+            f"{cfg.MODEL.META_ARCHITECTURE} predicts {', '.join(sorted(predicted))}."
+        )
+    return builders
 
 
 def check_evaluator_type(dataset_name: str) -> str:
@@ -71,7 +90,7 @@ def has_fast_coco_evaluation() -> bool:
 
 def _instances(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
     # Named, not inferred: without a single detection the mask AP would be left out, not zero.
-    tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+    tasks = ("bbox", "segm") if "masks" in outputs_of(cfg) else ("bbox",)
     return COCOEvaluator(
         dataset_name,
         tasks,
@@ -89,9 +108,15 @@ def _panoptic(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
     return COCOPanopticEvaluator(dataset_name, folder)
 
 
-# evaluator_type of a dataset -> what judges it, in this order.
-EVALUATORS: dict[str, tuple[Callable[[CfgNode, str, str], DatasetEvaluator], ...]] = {
-    "coco": (_instances,),
-    "sem_seg": (_semantic,),
-    "coco_panoptic_seg": (_semantic, _instances, _panoptic),
+Builder = Callable[[CfgNode, str, str], DatasetEvaluator]
+
+# evaluator_type of a dataset -> what judges which output of a model, in this order.
+EVALUATORS: dict[str, dict[str, Builder]] = {
+    "coco": {"instances": _instances},
+    "sem_seg": {"sem_seg": _semantic},
+    "coco_panoptic_seg": {
+        "sem_seg": _semantic,
+        "instances": _instances,
+        "panoptic_seg": _panoptic,
+    },
 }

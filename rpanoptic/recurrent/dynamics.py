@@ -172,9 +172,13 @@ class RecurrentBlock(nn.Module):
                 state = self.cell(drive, state)
             yield state
 
+    @property
+    def penalised(self) -> bool:
+        """Whether there is a penalty in training."""
+        return self.method.penalised and self.penalty.weight > 0
+
     def _penalty(self, rollout: Rollout) -> Tensor | None:
-        wanted = self.method.penalised and self.penalty.weight > 0 and self.training
-        if not wanted or rollout.column_sums is None:
+        if not self.penalised or not self.training or rollout.column_sums is None:
             return None
         return self.penalty(rollout.column_sums())
 

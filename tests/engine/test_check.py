@@ -6,8 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
 
-from rpanoptic.engine.check import check_output_dir, check_process_count, check_run
+from rpanoptic.engine import Trainer
+from rpanoptic.engine.check import (
+    check_output_dir,
+    check_penalties,
+    check_process_count,
+    check_run,
+)
 from rpanoptic.errors import ConfigError, DatasetError
 from tests.engine.tiny import tiny_cfg
 
@@ -65,14 +72,16 @@ def test_sound_run_passes(tmp_path: Path, tiny_data: Path) -> None:
         ),
         ("MODEL.META_ARCHITECTURE", "PanopticFNP", r"META_ARCHITECTURE.*mean PanopticFPN"),
         ("MODEL.BACKBONE.NAME", "resnet", r"BACKBONE\.NAME 'resnet'.*build_resnet_fpn_backbone"),
-        ("MODEL.MASK_ON", False, r"MASK_ON is False"),
+        ("MODEL.SEM_SEG_HEAD.NAME", "SemSegHead", r"SEM_SEG_HEAD\.NAME .*mean SemSegFPNHead"),
+        ("MODEL.MASK_ON", False, r"MASK_ON is False, but a RecurrentPanopticFPN"),
         ("SOLVER.AMP.ENABLED", True, r"AMP\.ENABLED with float16 needs a GPU.*bfloat16"),
     ],
 )
 def test_faults_found_before_anything_is_built(
     tmp_path: Path, tiny_data: Path, key: str, value: object, message: str
 ) -> None:
-    cfg = tiny_cfg(tmp_path, **{key.replace(".", "__"): value})
+    changes = {"MODEL__META_ARCHITECTURE": "RecurrentPanopticFPN", key.replace(".", "__"): value}
+    cfg = tiny_cfg(tmp_path, **changes)
     with pytest.raises(ConfigError, match=message):
         check_run(cfg)
 
@@ -104,3 +113,53 @@ def test_test_set_of_an_unknown_type_is_found_before_the_training(
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "key"),
+    [
+        ("RecurrentRetinaNet", "RETINANET"),
+        ("RecurrentGeneralizedRCNN", "ROI_HEADS"),
+        ("RecurrentSemanticSegmentor", "SEM_SEG_HEAD"),
+    ],
+)
+def test_class_counts_of_the_heads_that_there_are(
+    tmp_path: Path, tiny_data: Path, architecture: str, key: str
+) -> None:
+    right = {"RETINANET": 4, "ROI_HEADS": 4, "SEM_SEG_HEAD": 5}
+    changes = {f"MODEL__{name}__NUM_CLASSES": 7 for name in right}
+    changes |= {"MODEL__META_ARCHITECTURE": architecture, "MODEL__MASK_ON": False}
+    with pytest.raises(ConfigError, match=rf"{key}\.NUM_CLASSES is 7"):
+        check_run(tiny_cfg(tmp_path, **changes))
+    changes[f"MODEL__{key}__NUM_CLASSES"] = right[key]
+    check_run(tiny_cfg(tmp_path, **changes))
+
+
+def test_a_test_set_that_judges_nothing_of_the_model(tmp_path: Path, tiny_data: Path) -> None:
+    name = "check_test_instances"
+    DatasetCatalog.register(name, lambda: [{"file_name": "a.jpg"}])
+    MetadataCatalog.get(name).set(evaluator_type="coco")
+    try:
+        cfg = tiny_cfg(
+            tmp_path, DATASETS__TEST=(name,), MODEL__META_ARCHITECTURE="SemanticSegmentor"
+        )
+        with pytest.raises(ConfigError, match=rf"{name} judges instances, but a Sem.* sem_seg"):
+            check_run(cfg)
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_a_penalty_that_would_be_lost_is_refused(tmp_path: Path, tiny_data: Path) -> None:
+    lost = {"MODEL__BACKBONE__NAME": "build_recurrent_fpn_backbone"}
+    lost |= {"MODEL__RECURRENT__FPN__STEPS": 2}
+    with pytest.raises(ConfigError, match=r"PanopticFPN would lose .* backbone: take Recurrent"):
+        Trainer(tiny_cfg(tmp_path, **lost))
+    for sound in (
+        {"MODEL__META_ARCHITECTURE": "RecurrentPanopticFPN"},
+        {"MODEL__RECURRENT__FPN__LIPSCHITZ__WEIGHT": 0.0},
+        {"MODEL__RECURRENT__FPN__GRADIENT": "rbp"},
+        # The mask head gives its penalty to the losses itself.
+        {"MODEL__BACKBONE__NAME": "build_resnet_fpn_backbone"},
+    ):
+        check_penalties(build_model(tiny_cfg(tmp_path, **{**lost, **sound})))

@@ -41,17 +41,41 @@ def register(tmp_path: Path) -> Iterator[object]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"),
+    ("kind", "architecture", "expected"),
     [
-        ("coco", [COCOEvaluator]),
-        ("sem_seg", [SemSegEvaluator]),
-        ("coco_panoptic_seg", [SemSegEvaluator, COCOEvaluator, COCOPanopticEvaluator]),
+        ("coco", "PanopticFPN", [COCOEvaluator]),
+        ("coco", "GeneralizedRCNN", [COCOEvaluator]),
+        ("coco", "RecurrentRetinaNet", [COCOEvaluator]),
+        ("sem_seg", "PanopticFPN", [SemSegEvaluator]),
+        ("sem_seg", "RecurrentSemanticSegmentor", [SemSegEvaluator]),
+        (
+            "coco_panoptic_seg",
+            "RecurrentPanopticFPN",
+            [SemSegEvaluator, COCOEvaluator, COCOPanopticEvaluator],
+        ),
+        ("coco_panoptic_seg", "RetinaNet", [COCOEvaluator]),
+        ("coco_panoptic_seg", "SemanticSegmentor", [SemSegEvaluator]),
     ],
 )
-def test_type_chooses_the_evaluators(register, tmp_path: Path, kind: str, expected: list) -> None:
-    cfg = setup_config(None, output_dir=tmp_path)
-    evaluators = build_evaluators(cfg, register(kind))
-    assert [type(e) for e in evaluators._evaluators] == expected
+def test_type_and_model_choose_the_evaluators(
+    register, tmp_path: Path, kind: str, architecture: str, expected: list
+) -> None:
+    options = ["MODEL.META_ARCHITECTURE", architecture, "MODEL.MASK_ON", "True"]
+    cfg = setup_config(None, options, output_dir=tmp_path)
+    evaluators = build_evaluators(cfg, register(kind))._evaluators
+    assert [type(e) for e in evaluators] == expected
+    for judge in evaluators:
+        if isinstance(judge, COCOEvaluator):
+            assert ("segm" in judge._tasks) == ("RetinaNet" not in architecture)
+
+
+@pytest.mark.parametrize(
+    ("kind", "architecture"), [("coco", "SemanticSegmentor"), ("sem_seg", "RecurrentRetinaNet")]
+)
+def test_nothing_to_judge(register, tmp_path: Path, kind: str, architecture: str) -> None:
+    cfg = setup_config(None, ["MODEL.META_ARCHITECTURE", architecture], output_dir=tmp_path)
+    with pytest.raises(ConfigError, match=rf"{NAME} judges .*, but a {architecture} predicts"):
+        build_evaluators(cfg, register(kind))
 
 
 def test_every_type_is_tested() -> None:
