@@ -2,9 +2,11 @@
 
 import ast
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(
@@ -19,6 +21,21 @@ def detectron2_requirements() -> list[str]:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "REQUIRES":
             return list(ast.literal_eval(node.value))
     raise RuntimeError("rpanoptic/installation/distribution.py has no REQUIRES")
+
+
+class BuildWithConfigs(build_py):
+    """Packs configs/ into the package, so that an installed rpanoptic finds them.
+
+    From a checkout (and an editable install) they are taken from where they stand.
+    """
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        packed = Path(self.build_lib) / "rpanoptic" / "model_zoo" / "configs"
+        shutil.rmtree(packed, ignore_errors=True)
+        shutil.copytree(ROOT / "configs", packed, ignore=shutil.ignore_patterns("*.md"))
 
 
 # cv2 comes in several distributions that overwrite each other (opencv-python, its headless twin,
@@ -45,6 +62,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["rpanoptic", "rpanoptic.*"]),
     package_data={"rpanoptic": ["py.typed"]},
+    cmdclass={"build_py": BuildWithConfigs},
     install_requires=[
         # Before 2.6, loading a checkpoint with weights_only could still run code (CVE-2025-32434).
         "torch>=2.6",

@@ -17,6 +17,7 @@ from torch import nn
 
 from rpanoptic.data.paths import write_atomically
 from rpanoptic.engine.array_pickle import RefusedPickleError, load_arrays
+from rpanoptic.engine.weights_file import local_weights
 from rpanoptic.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -83,15 +84,10 @@ class PanopticCheckpointer(DetectionCheckpointer):
         """
         if not path:
             return super().load(path, checkpointables)
+        local = local_weights(path)
         self._strict, self._path = strict, path
         try:
-            local = self.path_manager.get_local_path(path)
-        except Exception as error:  # whatever a URL handler raises: network, catalogue, disk
-            raise CheckpointError(f"cannot fetch checkpoint {path}: {error}") from error
-        if not Path(local).is_file():
-            raise CheckpointError(f"checkpoint {path} does not exist.")
-        try:
-            return super().load(local, checkpointables)
+            return super().load(str(local), checkpointables)
         finally:
             self._strict = False
 

@@ -14,11 +14,13 @@ import yaml  # type: ignore[import-untyped]
 from detectron2.config import CfgNode, get_cfg
 
 from rpanoptic.config import add_rpanoptic_config
+from rpanoptic.config_files import find_config_file, is_detectron2s_own, zoo_file
 from rpanoptic.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 _UNKNOWN_KEY = re.compile(r"Non-existent (?:config )?key: ([\w.]+)")
+_ZOO_NAME = re.compile(r"\w+://.*")
 
 
 def setup_config(
@@ -30,10 +32,13 @@ def setup_config(
     """Build the config of a run: defaults, then the file, then the overrides.
 
     ``MODEL.DEVICE`` falls back to "cpu" on a machine without a GPU, unless the overrides ask for
-    a GPU by name. Files are read as plain YAML: tags that would run code are refused.
+    a GPU by name. Files are read as plain YAML: tags that would run code are refused, but for the
+    files of the installed Detectron2, some of which have such. A ``_BASE_`` may also be a name of a
+    model zoo, "detectron2://COCO-Detection/....yaml" or "rpanoptic://coco_panoptic/....yaml".
 
     Args:
-        config_file: YAML file, with ``_BASE_`` or without; None or "" takes the defaults.
+        config_file: YAML file, with ``_BASE_`` or without, or where there is no such file a name
+            of a config of rpanoptic or of Detectron2's model zoo; None or "" takes the defaults.
         opts: overrides as a flat list, ``["SOLVER.BASE_LR", "0.01", ...]``.
         output_dir: replaces ``OUTPUT_DIR`` when given.
 
@@ -49,7 +54,7 @@ def setup_config(
     add_rpanoptic_config(cfg)
     opts = list(opts or [])
     if config_file:
-        _merge_file(cfg, Path(config_file))
+        cfg = _with_file(cfg, _existing(config_file))
     _merge_overrides(cfg, opts)
     if output_dir is not None:
         cfg.OUTPUT_DIR = str(output_dir)
@@ -57,14 +62,43 @@ def setup_config(
     return cfg
 
 
-def _merge_file(cfg: CfgNode, path: Path) -> None:
-    if not path.is_file():
-        raise ConfigError(f"config file {path} does not exist.{_similar_files(path)}")
+class _FileConfig(CfgNode):
+    """A config whose files may build on those of a model zoo, by name."""
+
+    @classmethod
+    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
+        """As fvcore's, which takes a zoo's name for one of a file beside the building one.
+
+        Tags that run code are allowed file by file, whatever ``allow_unsafe`` is.
+        """
+        name = _ZOO_NAME.search(filename)
+        file = str((name and zoo_file(name.group())) or filename)
+        return super().load_yaml_with_base(file, allow_unsafe=is_detectron2s_own(Path(file)))
+
+
+def _existing(config_file: str | Path) -> Path:
+    """The local file of this name, or the zoo's."""
+    path = Path(config_file)
+    if path.is_file():
+        return path
+    if zoo := zoo_file(str(config_file)):
+        return zoo
+    try:
+        return find_config_file(path.as_posix())
+    except ConfigError as error:
+        raise ConfigError(
+            f"config file {path} does not exist, and {error}{_similar_files(path)}"
+        ) from None
+
+
+def _with_file(cfg: CfgNode, path: Path) -> CfgNode:
+    """A copy of ``cfg`` into which a file is merged."""
     try:
         if _checked_content(path, ()) is None:
-            return  # An empty file changes nothing.
-        # Detectron2 would allow YAML tags that execute code; a config needs none.
-        cfg.merge_from_file(str(path), allow_unsafe=False)
+            return cfg  # An empty file changes nothing.
+        merged = _FileConfig(cfg)
+        merged.merge_from_file(str(path))
+        return CfgNode(merged)
     except yaml.YAMLError as error:
         raise ConfigError(f"config file {path} is not plain YAML: {error}") from error
     except FileNotFoundError as error:
@@ -93,7 +127,7 @@ def _checked_content(path: Path, above: tuple[Path, ...]) -> dict[str, Any] | No
     if place in above:
         chain = " -> ".join(str(file) for file in (*above[above.index(place) :], place))
         raise ConfigError(f"_BASE_: config files build on each other in a circle: {chain}.")
-    content = yaml.safe_load(path.read_text())
+    content = _read(path)
     if content is None:
         return None
     if not isinstance(content, dict):
@@ -103,11 +137,29 @@ def _checked_content(path: Path, above: tuple[Path, ...]) -> dict[str, Any] | No
     for base in _bases(content):
         if not isinstance(base, str):
             raise ConfigError(f"config file {path}: _BASE_ must be a file's name, got {base!r}.")
-        base_path = path.parent / Path(base).expanduser()
+        base_path = _base_path(path, base)
         # What is not a local file is Detectron2's to fetch, and to miss.
         if base_path.is_file() and _checked_content(base_path, (*above, place)) is None:
             raise ConfigError(f"config file {path} builds on {base_path}, which is empty.")
     return content
+
+
+def _read(path: Path) -> Any:
+    """The content of a YAML file.
+
+    Detectron2 would allow tags that run code in any file. A config needs none, but some of its own
+    have them, and to install it was to trust it.
+    """
+    text = path.read_text()
+    return yaml.unsafe_load(text) if is_detectron2s_own(path) else yaml.safe_load(text)
+
+
+def _base_path(path: Path, base: str) -> Path:
+    """The file that ``base``, written in the file ``path``, stands for."""
+    try:
+        return zoo_file(base) or path.parent / Path(base).expanduser()
+    except ConfigError as error:
+        raise ConfigError(f"config file {path}: _BASE_ {base!r}: {error}") from None
 
 
 def _bases(content: dict[str, Any]) -> list[Any]:
@@ -177,8 +229,7 @@ def _file_of_key(path: Path, key: str) -> Path:
 
 
 def _files_with_key(path: Path, key: str) -> Iterator[Path]:
-    content: Any = yaml.safe_load(path.read_text())
-    node = content
+    content = node = _read(path)
     for part in key.split("."):
         if not isinstance(node, dict) or part not in node:
             break
@@ -186,7 +237,7 @@ def _files_with_key(path: Path, key: str) -> Iterator[Path]:
     else:
         yield path
     for base in _bases(content) if isinstance(content, dict) else []:
-        base_path = path.parent / Path(base).expanduser()
+        base_path = _base_path(path, base)
         if base_path.is_file():
             yield from _files_with_key(base_path, key)
 

@@ -14,14 +14,14 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
-from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from rpanoptic.benchmarks.report import Row, table, write_csv
 from rpanoptic.engine.check import check_run
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.earlier_run import numbered_aside
-from rpanoptic.errors import CheckpointError, ConfigError, UserError
+from rpanoptic.engine.weights_file import file_sha256, local_weights
+from rpanoptic.errors import ConfigError, UserError
 from rpanoptic.evaluation.steps import evaluate_steps
 from rpanoptic.recurrent.blocks import recurrent_blocks
 from rpanoptic.visualization import save_figure
@@ -232,7 +232,7 @@ def _identity(one: Checkpoint) -> Row:
         "dataset": dataset,
         "pictures": len(DatasetCatalog.get(dataset)),
         "weights": one.weights,
-        "weights_sha256": _sha256(one.weights),
+        "weights_sha256": file_sha256(local_weights(one.weights)),
         "settings": hashlib.sha256(text.encode()).hexdigest()[:16],
     }
 
@@ -259,17 +259,3 @@ def _load(one: Checkpoint) -> nn.Module:
     model = build_model(one.cfg)
     PanopticCheckpointer(model).load(one.weights, checkpointables=[], strict=True)
     return model
-
-
-def _sha256(weights: str) -> str:
-    try:
-        local = Path(PathManager.get_local_path(weights))
-        digest = hashlib.sha256()
-        with local.open("rb") as stream:
-            while block := stream.read(2**20):
-                digest.update(block)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"checkpoint {weights} does not exist.") from error
-    except Exception as error:  # whatever a URL handler raises: network, catalogue, disk
-        raise CheckpointError(f"cannot fetch checkpoint {weights}: {error}") from error
-    return digest.hexdigest()

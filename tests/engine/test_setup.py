@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2 import model_zoo
+from detectron2.config import CfgNode, get_cfg
 
 from rpanoptic.engine.setup import closest, setup_config
 from rpanoptic.errors import ConfigError
@@ -143,3 +145,65 @@ def test_closest_prefers_siblings() -> None:
     assert closest("A.B.STEP", known)[0] == "A.B.STEPS"
     assert "A.B.CELL" not in closest("A.B.STEP", known)
     assert closest("A.STEPS_TEST", known) == ["A.B.STEPS_TEST"]
+
+
+DETECTRON2S = "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml"
+
+
+def test_a_base_of_detectron2s_zoo_is_read_from_the_installed_package(tmp_path: Path) -> None:
+    text = f'_BASE_: "detectron2://{DETECTRON2S}"\nSOLVER:\n  BASE_LR: 0.5\n'
+    cfg = setup_config(write(tmp_path / "c.yaml", text))
+    expected = get_cfg()
+    expected.merge_from_file(model_zoo.get_config_file(DETECTRON2S))
+    expected.SOLVER.BASE_LR, expected.MODEL.DEVICE = 0.5, cfg.MODEL.DEVICE
+    del cfg.MODEL["RECURRENT"], cfg["RPANOPTIC"]
+    assert cfg == expected
+    assert type(cfg) is CfgNode is type(cfg.MODEL)
+
+
+def test_bases_of_zoos_stand_in_lists_and_chains(tmp_path: Path) -> None:
+    ours = '_BASE_: ["rpanoptic://coco_panoptic/R50/bptt3.yaml"]\nSEED: 5\n'
+    write(tmp_path / "ours.yaml", ours)
+    schedule = write(tmp_path / "s.yaml", "SOLVER:\n  MAX_ITER: 9\n")
+    both = write(tmp_path / "both.yaml", f'_BASE_: ["ours.yaml", "{schedule}"]\n')
+    cfg = setup_config(both)
+    assert (cfg.SEED, cfg.SOLVER.MAX_ITER, cfg.MODEL.RECURRENT.MASK_HEAD.STEPS) == (5, 9, 3)
+
+
+def test_an_unknown_base_of_a_zoo_names_file_and_closest(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.yaml", '_BASE_: "detectron2://panoptic_fpn_R_50_1x.yaml"\n')
+    with pytest.raises(ConfigError, match=rf"{file}: _BASE_ 'detectron2://.*{DETECTRON2S}"):
+        setup_config(file)
+
+
+def test_an_unknown_key_over_a_zoos_base_names_the_file(tmp_path: Path) -> None:
+    text = f'_BASE_: "detectron2://{DETECTRON2S}"\nSOLVER:\n  BASE_RL: 0.5\n'
+    file = write(tmp_path / "c.yaml", text)
+    with pytest.raises(ConfigError, match=rf"SOLVER.BASE_RL in {file}"):
+        setup_config(file)
+
+
+def test_names_of_zoos_where_there_is_no_such_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert setup_config("coco_panoptic/R50/bptt3.yaml").MODEL.RECURRENT.MASK_HEAD.STEPS == 3
+    assert setup_config(DETECTRON2S).SOLVER.MAX_ITER == 90000
+    assert setup_config(f"detectron2://{DETECTRON2S}") == setup_config(DETECTRON2S)
+    folder = tmp_path / "COCO-PanopticSegmentation"
+    folder.mkdir()
+    write(folder / "panoptic_fpn_R_50_1x.yaml", "SOLVER:\n  MAX_ITER: 4\nVERSION: 2\n")
+    assert setup_config(DETECTRON2S).SOLVER.MAX_ITER == 4
+    with pytest.raises(ConfigError, match=r"bptt4.yaml does not exist, and neither.*R50/bptt3"):
+        setup_config("coco_panoptic/R50/bptt4.yaml")
+
+
+def test_detectron2s_own_files_may_have_tags_that_run_code(tmp_path: Path) -> None:
+    """Those of RetinaNet compute their anchors; a file that builds on them still may not."""
+    zoo = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
+    assert setup_config(zoo).MODEL.ANCHOR_GENERATOR.SIZES[0][0] == 32
+    tag = f'!!python/object/apply:os.mkdir ["{tmp_path / "ran"}"]'
+    file = write(tmp_path / "c.yaml", f'_BASE_: "detectron2://{zoo}"\nOUTPUT_DIR: {tag}\n')
+    with pytest.raises(ConfigError, match="not plain YAML"):
+        setup_config(file)
+    assert not (tmp_path / "ran").exists()

@@ -1,0 +1,60 @@
+"""Config files by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from rpanoptic.config_files import (
+    configs_folder,
+    detectron2_config_file,
+    find_config_file,
+    is_detectron2s_own,
+    list_config_files,
+    own_config_file,
+    zoo_file,
+)
+from rpanoptic.errors import ConfigError
+from tests.paths import CONFIGS
+
+OURS = "coco_panoptic/R50/crbp20.yaml"
+DETECTRON2S = "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml"
+
+
+def test_a_checkouts_own_files_are_listed_without_the_bases() -> None:
+    assert configs_folder() == CONFIGS
+    names = list_config_files()
+    assert OURS in names and "synthetic_panoptic_crbp.yaml" in names
+    assert names == sorted(names)
+    assert not [name for name in names if "_base_" in name]
+
+
+def test_both_zoos_are_searched() -> None:
+    assert find_config_file(OURS) == own_config_file(OURS) == CONFIGS / OURS
+    file = find_config_file(DETECTRON2S)
+    assert file == detectron2_config_file(DETECTRON2S)
+    assert file.is_file()
+    assert is_detectron2s_own(file) and not is_detectron2s_own(CONFIGS / OURS)
+
+
+def test_bases_name_either_zoo() -> None:
+    assert zoo_file(f"detectron2://{DETECTRON2S}") == detectron2_config_file(DETECTRON2S)
+    assert zoo_file(f"rpanoptic://{OURS}") == CONFIGS / OURS
+    assert zoo_file("../_base_/panoptic_fpn.yaml") is None
+    assert zoo_file("https://example.com/base.yaml") is None
+
+
+@pytest.mark.parametrize(
+    ("find", "name", "message"),
+    [
+        (own_config_file, "coco_panoptic/R50/cbp20.yaml", f"rpanoptic has no .*Close.*{OURS}"),
+        (own_config_file, "_base_/panoptic_fpn.yaml", "rpanoptic has no config"),
+        (own_config_file, "../configs/synthetic_panoptic_crbp.yaml", "rpanoptic has no config"),
+        (detectron2_config_file, "panoptic_fpn_R_50_1x.yaml", f"Detectron2 has no .*{DETECTRON2S}"),
+        (find_config_file, "panoptic_fpn_R_50_1x.yaml", f"neither .* nor .*{DETECTRON2S}"),
+        (find_config_file, "crbp20.yaml", f"neither .* nor .*{OURS}"),
+        (zoo_file, "detectron2://COCO-Panoptic/x.yaml", "Detectron2 has no config"),
+    ],
+)
+def test_unknown_names_list_the_closest(find, name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        find(name)
