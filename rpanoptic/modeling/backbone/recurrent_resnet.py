@@ -42,11 +42,12 @@ class RecurrentResNet(PenaltySource, Backbone):
 
     Both are of Linsley et al. (NeurIPS 2020), whose code has them beside the recurrent mask head.
     The network's own weights keep their names (``stem.*``, ``res2.*``), so that ImageNet weights
-    fill them, and stay frozen where they were; cells are always trained. A cell has as many
-    channels as its stage, and those of a ResNet-50 are wide: with their own kernels of 3 x 3, hGRUs
-    after res3, res4 and res5 have 132,221,184 parameters, nine tenths of what a kernel of 1 x 1
-    saves. The penalties of the stages are added, under "loss_lipschitz_resnet"; see
-    :class:`PenaltySource` for how they reach the losses.
+    fill them, and stay frozen where they were; cells are always trained. The penalties of the
+    stages are added, under "loss_lipschitz_resnet"; see :class:`PenaltySource` for how they reach
+    the losses.
+
+    A cell has as many channels as its stage, and those of a ResNet-50 are many: hGRUs of 3 x 3
+    after res3, res4 and res5 have 132,168,064 parameters, of 1 x 1 they have 22,053,248.
 
     Args:
         resnet: Detectron2's network, without a classifier; its modules are taken over.
