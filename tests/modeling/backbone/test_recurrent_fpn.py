@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from detectron2.modeling import build_model
+from detectron2.modeling import build_backbone, build_model
 from detectron2.modeling.backbone.fpn import FPN
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
 from detectron2.structures import ImageList
@@ -322,3 +322,30 @@ def test_a_copy_is_independent(place: str) -> None:
             parameter.zero_()
         found = other(x)
     assert all(torch.equal(found[level], expected[level]) for level in expected)
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [("lateral", 84_430_656), ("output", 6_305_024), ("topdown", 7_493_888)],
+)
+def test_parameters_on_a_resnet_50(place: str, expected: int) -> None:
+    cell = "hgru_low_dim" if place == "lateral" else "hgru"
+    keys = {"RECURRENT__FPN__PLACE": place, "RECURRENT__FPN__CELL": cell}
+    cfg = tiny_backbone_cfg(NAME, FPN__OUT_CHANNELS=256, **keys)
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 256
+    # On the meta device nothing is initialised: only shapes are wanted.
+    with torch.device("meta"):
+        backbone = build_backbone(cfg)
+    assert sum(p.numel() for p in backbone.recurrence.parameters()) == expected
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_mixed_precision(place: str) -> None:
+    backbone = fpn(PLACE=place, GRADIENT="crbp")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = backbone(images(1, 64, 96))
+        loss = total({level: f.float() for level, f in features.items()})
+        loss = loss + sum(take_penalties(backbone).values())
+    loss.backward()
+    for key, parameter in backbone.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), key

@@ -185,6 +185,18 @@ def test_the_functional_back_end_reaches_every_parameter(feedback: bool) -> None
 
 
 @FEEDBACK
+def test_mixed_precision(feedback: bool) -> None:
+    backbone = resnet(FEEDBACK=feedback, GRADIENT="crbp")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = backbone(images(1, 64, 96))
+        loss = total({name: f.float() for name, f in features.items()})
+        loss = loss + sum(take_penalties(backbone).values())
+    loss.backward()
+    for key, parameter in backbone.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+
+
+@FEEDBACK
 def test_weights_load_under_every_method(feedback: bool) -> None:
     source = resnet(seed=1, FEEDBACK=feedback).eval()
     x = images(1, 64, 64)
