@@ -12,6 +12,7 @@ from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from torch import nn
 
 from rpanoptic.data import PanopticDatasetMapper, TrainLoader, build_train_loader
@@ -23,6 +24,7 @@ from rpanoptic.engine.hooks import RecurrenceLogger
 from rpanoptic.engine.optimizers import build_optimizer
 from rpanoptic.engine.resume import with_resume_hooks
 from rpanoptic.engine.train_step import build_train_step, check_batch
+from rpanoptic.engine.writers import RecurrencePrinter
 from rpanoptic.evaluation import build_evaluators
 from rpanoptic.random_state import preserved_random_state
 
@@ -72,6 +74,11 @@ class Trainer(DefaultTrainer):
             # Before an evaluation, which runs the blocks too, and before the writers.
             hooks.insert(0, RecurrenceLogger(period))
         return hooks
+
+    def build_writers(self) -> list[EventWriter]:
+        """Detectron2's writers (terminal, JSON, TensorBoard) and a terminal line of recurrence."""
+        terminal, *others = super().build_writers()
+        return [terminal, RecurrencePrinter(), *others]
 
     def train(self) -> dict[str, Any] | None:
         """Train to the last iteration and evaluate.

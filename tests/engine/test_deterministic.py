@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,8 @@ import torch
 
 from rpanoptic.engine.deterministic import make_deterministic
 from rpanoptic.engine.run import run
-from tests.engine.tiny import CLOCK, tiny_cfg
+from tests.engine.records import metrics
+from tests.engine.tiny import tiny_cfg
 
 ARGUMENTS = argparse.Namespace(config_file="", resume=False, eval_only=False)
 
@@ -31,14 +31,12 @@ def settings_of_the_process() -> Iterator[None]:
 
 def train(
     output: Path, **changes: object
-) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+) -> tuple[dict[int, dict[str, float | None]], dict[str, torch.Tensor]]:
     run(
         tiny_cfg(output, SEED=-1, RPANOPTIC__PICTURES=0, RPANOPTIC__LOG_PERIOD=1, **changes),
         ARGUMENTS,
     )
-    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
-    metrics = [{k: v for k, v in line.items() if k not in CLOCK} for line in lines]
-    return metrics, torch.load(output / "model_final.pth", weights_only=True)["model"]
+    return metrics(output), torch.load(output / "model_final.pth", weights_only=True)["model"]
 
 
 def test_two_runs_are_equal_to_the_last_bit(tiny_data: Path, tmp_path: Path) -> None:

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from detectron2.engine import create_ddp_model, launch
+from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils import comm
 from torch import Tensor, nn
 
 from rpanoptic.engine.finite import check_gradients, check_losses, explained_forward
@@ -138,6 +141,39 @@ def test_what_modules_of_detectron2_return_is_looked_into() -> None:
     ):
         assert not _is_finite(value)
     assert _is_finite([torch.ones(1), torch.ones(1, dtype=torch.int64), None, "text"])
+
+
+def stop_one_of_two(folder: str) -> None:
+    """In each of two processes: take a pass that fails in the second alone, and note the error."""
+    torch.set_num_threads(1)
+    rank = comm.get_rank()
+    toy = Toy()
+    with torch.no_grad():
+        for param in toy.parameters():
+            param.fill_(1.0)
+    # A layer in which the processes wait for each other.
+    norm = nn.Sequential(nn.Unflatten(1, (2, 1, 1)), NaiveSyncBatchNorm(2), nn.Flatten())
+    toy.first = nn.Sequential(toy.first, norm, *([nn.ReLU()] if rank == 0 else []))
+    model = create_ddp_model(toy, broadcast_buffers=False)
+    data = batch(-1.0 if rank == 1 else 1.0)
+    losses = losses_of(model, data)
+    assert bool(losses["loss_a"].isfinite()) == (rank == 0)
+    try:
+        check_losses(losses, model=model, data=data, iteration=3)
+    except NonFiniteError as error:
+        Path(folder, f"{rank}.txt").write_text(str(error))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, launch would use it")
+def test_all_processes_stop_with_the_message_of_the_one_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    launch(stop_one_of_two, 2, dist_url=f"file://{tmp_path}/meeting", args=(str(tmp_path),))
+    first, second = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
+    assert first == second
+    assert first.startswith("process 1 of 2, iteration 3: loss_a is nan")
+    assert "not finite is root (Root)" in first
 
 
 def spoil(trainer: Trainer, iteration: int, act: Any) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.engine.tiny import TINY_CONFIG, tiny_options
+from rpanoptic.engine.run import run
+from tests.engine.records import metrics
+from tests.engine.tiny import TINY_CONFIG, tiny_cfg, tiny_options
 from tests.paths import ROOT
 
 ITERATIONS = 6
@@ -27,8 +30,7 @@ SETTINGS: dict[str, Any] = {
     # An evaluation draws random numbers, too, and may not disturb the training's.
     "TEST__EVAL_PERIOD": 4,
 }
-# What tells of the clock.
-CLOCK = {"time", "data_time", "rank_data_time", "eta_seconds"}
+TWO = ("--num-gpus", "2", "--dist-url", "auto")
 
 
 def start(output: Path, *flags: str, **changes: Any) -> subprocess.Popen[bytes]:
@@ -64,18 +66,6 @@ def kill_after(output: Path, iteration: int, **changes: Any) -> None:
         process.wait(60)
 
 
-def metrics(output: Path) -> dict[int, dict[str, float]]:
-    """Metrics by iteration, the last line for each, without what tells of the clock."""
-    file = output / "metrics.json"
-    found: dict[int, dict[str, float]] = {}
-    # The last line may be half-written.
-    for line in file.read_text().splitlines(keepends=True) if file.is_file() else []:
-        if line.endswith("\n"):
-            values = json.loads(line)
-            found[values["iteration"]] = {k: v for k, v in values.items() if k not in CLOCK}
-    return found
-
-
 def weights(output: Path) -> dict[str, torch.Tensor]:
     return torch.load(output / "model_final.pth", weights_only=True)["model"]
 
@@ -105,3 +95,56 @@ def test_killed_training_goes_on_as_if_nothing_had_happened(
     assert metrics(output) == metrics(uninterrupted)
     expected = weights(uninterrupted)
     assert all(torch.equal(value, expected[name]) for name, value in weights(output).items())
+
+
+def leave_checkpoint(source: Path, iteration: int, output: Path) -> dict[str, Any]:
+    """Let a folder look as if its training had ended after a checkpoint; returns its content."""
+    output.mkdir()
+    name = f"model_{iteration:07d}.pth"
+    shutil.copyfile(source / name, output / name)
+    (output / "last_checkpoint").write_text(name)
+    return torch.load(output / name, weights_only=True)
+
+
+def resume_here(output: Path, **changes: Any) -> str:
+    """Resume in this process; returns what was logged."""
+    arguments = argparse.Namespace(config_file="", resume=True, eval_only=False)
+    run(tiny_cfg(output, **{**SETTINGS, **changes}), arguments)
+    return (output / "log.txt").read_text()
+
+
+def test_checkpoint_of_an_earlier_version_is_resumed_with_a_warning(
+    uninterrupted: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    checkpoint = leave_checkpoint(uninterrupted, 3, output)
+    kept = checkpoint["trainer"]["hooks"]
+    for name in ("RandomStates", "DataPosition", "RecentScalars"):
+        del kept[name]
+    torch.save(checkpoint, output / "model_0000003.pth")
+    log = resume_here(output)
+    assert "does not say which data it has seen: their order starts anew" in log
+    assert "holds no random states: random numbers start anew" in log
+    here, there = metrics(output), metrics(uninterrupted)
+    assert list(here) == [4, 5, 6]
+    # Not the data of an uninterrupted training: the other tests of this file can fail.
+    assert here[4]["total_loss"] != there[4]["total_loss"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, launch would use it")
+def test_two_processes_resume_exactly_and_one_says_why_it_cannot(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    changes = {"SOLVER__MAX_ITER": 3, "TEST__EVAL_PERIOD": 0}
+    whole, resumed, alone = (tmp_path / name for name in ("whole", "resumed", "alone"))
+    train(whole, *TWO, **changes)
+    leave_checkpoint(whole, 1, resumed)
+    train(resumed, "--resume", *TWO, **changes)
+    expected = metrics(whole)
+    assert metrics(resumed) == {i: expected[i] for i in (2, 3)}
+
+    leave_checkpoint(whole, 1, alone)
+    log = resume_here(alone, **changes)
+    assert "There are 1 processes, and were 2 before" in log
+    assert "was written by 2 processes, and there are 1" in log
+    assert list(metrics(alone)) == [2, 3]

@@ -17,7 +17,7 @@ from rpanoptic.engine.pictures import draw_predictions
 from rpanoptic.engine.run import run
 from rpanoptic.engine.trainer import Trainer
 from rpanoptic.errors import CheckpointError
-from rpanoptic.recurrent import recurrent_blocks
+from rpanoptic.recurrent import StopReason, recurrent_blocks
 from tests.engine.tiny import tiny_cfg
 
 BLOCK = "roi_heads.mask_head.recurrence"
@@ -182,7 +182,7 @@ class OneStep:
     """What :class:`RecurrenceLogger` needs of a trainer."""
 
     def __init__(self, model: torch.nn.Module, storage: EventStorage) -> None:
-        self.model, self.storage, self.iter = model, storage, 19
+        self.model, self.storage, self.iter, self.max_iter = model, storage, 19, 100
 
 
 def test_recurrence_is_logged(tiny_data: Path, tmp_path: Path) -> None:
@@ -199,7 +199,8 @@ def test_recurrence_is_logged(tiny_data: Path, tmp_path: Path) -> None:
         hook.after_step()
         logged = {key: value for key, (value, _) in storage.latest().items() if key not in before}
     names = ("steps", "residual", "adjoint_terms", "adjoint_residual", "adjoint_failed")
-    assert set(logged) == {f"recurrence/{BLOCK}/{name}" for name in names}
+    stops = tuple(f"adjoint_stop/{reason.name.lower()}" for reason in StopReason)
+    assert set(logged) == {f"recurrence/{BLOCK}/{name}" for name in names + stops}
     assert logged[f"recurrence/{BLOCK}/steps"] == trainer.cfg.MODEL.RECURRENT.MASK_HEAD.STEPS
     assert logged[f"recurrence/{BLOCK}/residual"] > 0
     assert 0 <= logged[f"recurrence/{BLOCK}/adjoint_failed"] <= 1
@@ -224,7 +225,7 @@ def test_what_is_not_finite_is_left_out_of_the_mean() -> None:
 
 def test_recurrence_is_logged_in_its_period_only(tiny_data: Path, tmp_path: Path) -> None:
     hook = RecurrenceLogger(period=20)
-    hook.trainer = argparse.Namespace(iter=20, model=None)
+    hook.trainer = argparse.Namespace(iter=20, max_iter=100, model=None)
     hook.after_step()  # would fail on the model of None
 
 

@@ -47,9 +47,6 @@ TINY_MODEL: dict[str, Any] = {
     "SEED": 1,
 }
 
-# The metrics that tell of the clock; all others are the same in two equal runs.
-CLOCK = {"time", "data_time", "rank_data_time", "eta_seconds"}
-
 
 def tiny_options(**changes: Any) -> list[str]:
     """Overrides for a command line; keys of ``changes`` are written with __ for a dot."""
