@@ -49,6 +49,8 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
     for place, node in cfg.MODEL.RECURRENT.items():
         check_recurrent_node(node, key=f"MODEL.RECURRENT.{place}")
     check_output_dir(cfg.OUTPUT_DIR, key="OUTPUT_DIR")
+    if cfg.RPANOPTIC.LOG_PERIOD < 1:
+        raise ConfigError(f"RPANOPTIC.LOG_PERIOD is {cfg.RPANOPTIC.LOG_PERIOD}; at least 1.")
     needed = ["TEST"] if eval_only else ["TRAIN"]
     for split in needed:
         if not cfg.DATASETS[split]:

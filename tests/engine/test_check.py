@@ -74,6 +74,7 @@ def test_sound_run_passes(tmp_path: Path, tiny_data: Path) -> None:
         ("MODEL.BACKBONE.NAME", "resnet", r"BACKBONE\.NAME 'resnet'.*build_resnet_fpn_backbone"),
         ("MODEL.SEM_SEG_HEAD.NAME", "SemSegHead", r"SEM_SEG_HEAD\.NAME .*mean SemSegFPNHead"),
         ("MODEL.MASK_ON", False, r"MASK_ON is False, but a RecurrentPanopticFPN"),
+        ("RPANOPTIC.LOG_PERIOD", 0, r"LOG_PERIOD is 0; at least 1"),
         ("SOLVER.AMP.ENABLED", True, r"AMP\.ENABLED with float16 needs a GPU.*bfloat16"),
     ],
 )
