@@ -1,12 +1,16 @@
 #!/usr/bin/env python
-"""Measure the recurrent engine: memory and time of its gradient methods, and its solvers.
+"""Measure memory and time of the gradient methods, the solvers, and trained panoptic models.
 
     python tools/benchmark.py memory --output output/benchmarks
     python tools/benchmark.py speed --methods bptt rbp crbp --steps 10 20 --output output/benchmarks
     python tools/benchmark.py pathfinder --output output/benchmarks
     python tools/benchmark.py adjoint --output output/benchmarks
+    python tools/benchmark.py panoptic --runs output/evidence --output output/benchmarks
 
 Each prints its table and writes it as NAME.csv and NAME.md; memory and speed draw NAME.png too.
+panoptic trains models by several methods over several seeds and compares them: panoptic.csv has
+their results, panoptic_cost.csv what an iteration costs, panoptic_steps.csv their results against
+test steps, drawn as panoptic_steps.png. It goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -14,18 +18,23 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+import torch
+from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
-from rpanoptic.arguments import at_least
-from rpanoptic.benchmarks import adjoint, pathfinder, report, sweep
+import rpanoptic.data
+import rpanoptic.modeling  # noqa: F401  (both register names that configs use)
+from rpanoptic.arguments import at_least, numbers_of_steps
+from rpanoptic.benchmarks import adjoint, panoptic, pathfinder, report, sweep
 from rpanoptic.benchmarks.methods import NAMES
 from rpanoptic.benchmarks.problem import Problem
 from rpanoptic.benchmarks.worker import Task
 from rpanoptic.data.paths import write_atomically
-from rpanoptic.engine import check_output_dir
-from rpanoptic.errors import UserError
+from rpanoptic.engine import check_output_dir, step_sweep
+from rpanoptic.errors import ConfigError, UserError
 from rpanoptic.visualization import save_figure
 
 # Column of the CSV, its format, the axis, whether it can grow with the steps.
@@ -36,6 +45,9 @@ _SHOWN = {
     ],
     "speed": [("seconds", ".3f", "time of a training step (s)")],
 }
+
+_PARTS = ("train", "measure", "table", "sweep")
+_SWEPT = ("baseline", "bptt3", "crbp20")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,7 +119,7 @@ def _pathfinder(args: argparse.Namespace, folder: Path) -> int:
         terms=args.terms,
         repeats=args.repeats,
         threads=args.threads,
-        log=lambda text: print(text, file=sys.stderr),
+        log=_log,
     )
     return _finish("pathfinder", rows, pathfinder.tabulated, folder)
 
@@ -115,6 +127,50 @@ def _pathfinder(args: argparse.Namespace, folder: Path) -> int:
 def _adjoint(args: argparse.Namespace, folder: Path) -> int:
     rows = adjoint.compare(args.radius, args.tol, max_steps=args.max_steps)
     return _finish("adjoint", rows, adjoint.tabulated, folder)
+
+
+def _panoptic(args: argparse.Namespace, folder: Path) -> int:
+    unknown = [name for name in args.sweep_methods if name not in args.methods]
+    if unknown and args.sweep_methods is not _SWEPT:
+        raise ConfigError(f"--sweep-methods {', '.join(unknown)}: not among --methods")
+    runs = panoptic.plan(
+        args.runs, methods=args.methods, seeds=args.seeds, configs=args.configs, opts=args.opts
+    )
+    if "train" in args.only:
+        panoptic.train(runs, threads=args.threads, log=_log)
+    costs = folder / "panoptic_cost.csv"
+    if "measure" in args.only:
+        rows = panoptic.measure(
+            runs,
+            iterations=args.iterations,
+            rounds=args.rounds,
+            threads=args.threads,
+            log=_log,
+        )
+        report.write_csv(costs, rows)
+    if "table" in args.only:
+        rows = panoptic.results(runs, log=_log)
+        table = partial(panoptic.tabulated, costs=panoptic.read_rows(costs))
+        _finish("panoptic", rows, table, folder)
+    if "sweep" in args.only:
+        _panoptic_steps(args, runs, folder)
+    return 0
+
+
+def _panoptic_steps(args: argparse.Namespace, runs: list[panoptic.Run], folder: Path) -> None:
+    torch.set_num_threads(args.threads)
+    setup_logger(name="rpanoptic")
+    methods = [name for name in args.sweep_methods if name in args.methods]
+    found = panoptic.checkpoints(runs, methods, folder, log=_log)
+    rows = step_sweep.sweep(found, args.steps, folder / "panoptic_steps.csv")
+    metric = panoptic.METRICS["PQ"]
+    print(step_sweep.sweep_table(rows, metric))
+    (drawn,) = step_sweep.save_sweep_figures(folder, rows, [metric])
+    drawn.replace(folder / "panoptic_steps.png")
+
+
+def _log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _finish(name: str, rows: list[report.Row], tabulated: Callable[..., str], folder: Path) -> int:
@@ -159,6 +215,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     _add_pathfinder(commands.add_parser("pathfinder", help="the Pathfinder hGRU in detail"))
     _add_adjoint(commands.add_parser("adjoint", help="products that each adjoint solver needs"))
+    _add_panoptic(commands.add_parser("panoptic", help="trained panoptic models, by method"))
     return parser
 
 
@@ -205,6 +262,52 @@ def _add_adjoint(command: argparse.ArgumentParser) -> None:
         default=20000,
         metavar="N",
         help="products after which a solver is given up (default 20000)",
+    )
+
+
+def _add_panoptic(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=_panoptic)
+    command.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
+    command.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("output/evidence"),
+        metavar="DIR",
+        help="folder of the trainings, in METHOD_SEED each (default output/evidence)",
+    )
+    command.add_argument(
+        "--only", nargs="+", choices=_PARTS, default=_PARTS, metavar="PART", help="default: all"
+    )
+    command.add_argument("--methods", nargs="+", default=panoptic.METHODS, metavar="NAME")
+    command.add_argument(
+        "--seeds", nargs="+", type=at_least(0), default=panoptic.SEEDS, metavar="N"
+    )
+    command.add_argument(
+        "--configs",
+        default=panoptic.CONFIGS,
+        metavar="PATTERN",
+        help=f"config file of a method (default {panoptic.CONFIGS})",
+    )
+    command.add_argument(
+        "--steps",
+        type=numbers_of_steps,
+        default=numbers_of_steps("1-40"),
+        metavar="LIST",
+        help="test steps, numbers and ranges (default 1-40)",
+    )
+    command.add_argument(
+        "--sweep-methods", nargs="+", default=_SWEPT, metavar="NAME", help=" ".join(_SWEPT)
+    )
+    for flag, value, text in (
+        ("--threads", 2, "of PyTorch"),
+        ("--iterations", 8, "batches on which costs are measured"),
+        ("--rounds", 3, "processes for the time of each method, of which the fastest counts"),
+    ):
+        command.add_argument(
+            flag, type=at_least(1), default=value, metavar="N", help=f"{text} (default {value})"
+        )
+    command.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config overrides"
     )
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,13 +55,29 @@ def run_all(todo: Iterable[Task], processes: int = 1) -> Iterator[Row]:
 
 def run_once(task: Task) -> Row:
     """Measure a task in one fresh process; a failure of any kind becomes ``{"error": ...}``."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(task.threads)}
-    if task.what == "memory":
-        environment |= ENVIRONMENT
+    environment = ENVIRONMENT if task.what == "memory" else {}
+    return ask_worker("rpanoptic.benchmarks.worker", task.dump(), task.threads, environment)
+
+
+def ask_worker(
+    module: str, task: str, threads: int, environment: Mapping[str, str] | None = None
+) -> Row:
+    """Hand a task to a fresh process and return its result.
+
+    Args:
+        module: reads the task from standard input; the last line that it prints is the result, as
+            JSON.
+        task: the text of the task.
+        threads: that libraries may start.
+        environment: further variables.
+
+    Returns:
+        the result; ``{"error": ...}`` where the process failed.
+    """
     done = subprocess.run(
-        [sys.executable, "-m", "rpanoptic.benchmarks.worker"],
-        input=task.dump(),
-        env=environment,
+        [sys.executable, "-m", module],
+        input=task,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads), **(environment or {})},
         capture_output=True,
         text=True,
         check=False,
