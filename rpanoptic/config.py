@@ -60,8 +60,8 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # Stages that a cell follows, of "res2" to "res5".
     cfg.MODEL.RECURRENT.RESNET.STAGES = ["res3", "res4", "res5"]
     # Gated feedback from each of these stages to the one before it, which must be its neighbour.
-    # All states then share one joint equilibrium, the stages themselves are a part of the step, and
-    # MODEL.RESNETS.NORM and OUTPUT_NORM must keep no statistics of batches: "FrozenBN" or "GN".
+    # All states then share one joint equilibrium, the stages after the first are a part of its step,
+    # and MODEL.RESNETS.NORM and OUTPUT_NORM must keep no statistics of batches: "FrozenBN" or "GN".
     cfg.MODEL.RECURRENT.RESNET.FEEDBACK = False
     # Side of the kernels of the feedback's cells; odd.
     cfg.MODEL.RECURRENT.RESNET.FEEDBACK_KERNEL_SIZE = 1
@@ -72,10 +72,10 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # build_convrnn_backbone, and under an FPN build_convrnn_fpn_backbone and
     # build_convrnn_retinanet_fpn_backbone. A cell's state has the channels of its layer. CELL must
     # take a drive of as many channels.
-    # As published: reciprocal gated cells, back-propagation through time, and as many steps as a
-    # presentation of 17, counted from the image, leaves to the layers from conv4 on. With its own
-    # NONLINEARITY, "elu", and feedback this network amplifies its activity from step to step and
-    # has no equilibrium; with "tanh" and RESIDUAL it settles. What needs an equilibrium needs that.
+    # As published: reciprocal gated cells, back-propagation through time, and as many steps as are
+    # left to the layers from conv4 on in 17, counted from the image to the classifier. Untrained,
+    # with its own NONLINEARITY, "elu", and with feedback it amplifies its activity from step to
+    # step and has no equilibrium; with "tanh" it settles, soonest with RESIDUAL and DELAY 0.
     cfg.MODEL.RECURRENT.CONVRNN = _recurrent_block_defaults()
     cfg.MODEL.RECURRENT.CONVRNN.CELL = "reciprocal_gated"
     cfg.MODEL.RECURRENT.CONVRNN.GRADIENT = "bptt"

@@ -137,10 +137,13 @@ class Feedback(nn.Module):
 
     def forward(self, outputs: Mapping[str, Tensor], size: torch.Size) -> Tensor:
         """The sum over the sources, ``(N, C, *size)``."""
-        return self.bias + sum(
+        mixed = sum(
             F.interpolate(conv(outputs[name]), size, mode="bilinear", align_corners=True)
             for name, conv in self.convs.items()
         )
+        assert isinstance(mixed, Tensor)
+        # As a convolution does it: a bias in float32 would make the rest of a layer so too.
+        return mixed + self.bias.to(mixed.dtype)
 
 
 class ConvRNNCell(RecurrentCell):
