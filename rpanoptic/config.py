@@ -60,8 +60,9 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # Stages that a cell follows, of "res2" to "res5".
     cfg.MODEL.RECURRENT.RESNET.STAGES = ["res3", "res4", "res5"]
     # Gated feedback from each of these stages to the one before it, which must be its neighbour.
-    # All states then share one joint equilibrium, the stages after the first are a part of its step,
-    # and MODEL.RESNETS.NORM and OUTPUT_NORM must keep no statistics of batches: "FrozenBN" or "GN".
+    # All states then share one joint equilibrium. The stages after the first are a part of its
+    # step, where MODEL.RESNETS.NORM and OUTPUT_NORM must keep no statistics of batches: "FrozenBN"
+    # or "GN".
     cfg.MODEL.RECURRENT.RESNET.FEEDBACK = False
     # Side of the kernels of the feedback's cells; odd.
     cfg.MODEL.RECURRENT.RESNET.FEEDBACK_KERNEL_SIZE = 1

@@ -37,8 +37,8 @@ class RecurrentResNet(PenaltySource, Backbone):
 
     With feedback the recurrent stages, which must be neighbours, share one: in a step activity
     goes up through stages and cells and down through gated top-down cells, see
-    :class:`StageHierarchy`. What is before them runs once, what is after them too. A step then
-    costs a pass through their stages.
+    :class:`StageHierarchy`. The stages up to the first recurrent one run once, those after the
+    last too; a step costs a pass through those between.
 
     Both are of Linsley et al. (NeurIPS 2020), whose code has them beside the recurrent mask head.
     The network's own weights keep their names (``stem.*``, ``res2.*``), so that ImageNet weights
@@ -92,11 +92,8 @@ class RecurrentResNet(PenaltySource, Backbone):
             self.output_norm = nn.ModuleDict(norms)
         else:
             _check_neighbours(recurrent, names, strides)
-            before = ("stem", *names)[names.index(recurrent[0])]
-            stages = {name: getattr(self, name) for name in recurrent}
-            self.recurrence = make_block(
-                StageHierarchy(stages, channels[before], cells, feedback, norms)
-            )
+            between = {name: getattr(self, name) for name in recurrent[1:]}
+            self.recurrence = make_block(StageHierarchy(between, cells, feedback, norms))
         self.recurrent_stages = recurrent
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -109,7 +106,8 @@ class RecurrentResNet(PenaltySource, Backbone):
             if name not in self.recurrent_stages:
                 x = getattr(self, name)(x)
             elif isinstance(self.recurrence, RecurrentBlock):
-                joint = joint or self._settle_jointly(x)
+                # The stages of the others are a part of the step.
+                joint = joint or self._settle_jointly(getattr(self, name)(x))
                 x = joint[name]
             else:
                 x = self._settle(name, getattr(self, name)(x))
@@ -252,7 +250,7 @@ def _check_feedback(cfg: CfgNode) -> None:
             f"{key} needs each stage to halve the size, but MODEL.RESNETS.RES5_DILATION is "
             f"{resnets.RES5_DILATION}: set it to 1 or leave res5 out of {CONFIG_KEY}.STAGES"
         )
-    deformable = [name for name in stages if resnets.DEFORM_ON_PER_STAGE[STAGES.index(name)]]
+    deformable = [name for name in stages[1:] if resnets.DEFORM_ON_PER_STAGE[STAGES.index(name)]]
     if deformable:
         raise ConfigError(
             f"{key}: MODEL.RESNETS.DEFORM_ON_PER_STAGE must be False for {', '.join(deformable)}; "

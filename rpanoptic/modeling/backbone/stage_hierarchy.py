@@ -19,21 +19,21 @@ from rpanoptic.recurrent.state import State, to_tensors
 class StageHierarchy(Hierarchy):
     """A hierarchy in which stages of a feed-forward network lead from each level to the next.
 
-    One step, with the features x before the first stage, stages S and output norms N::
+    One step, with the drive x of the first level, stages S and output norms N::
 
-        h_1 <- cell_1(S_1(x), h_1)
+        h_1 <- cell_1(x, h_1)
         h_l <- cell_l(S_l(relu(N_{l-1}(output(h_{l-1})))), h_l)   l = 2 ... L, with h_{l-1} new
         h_l <- feedback_l(output(h_{l+1}), h_l)                   l = L - 1 ... 1
 
     The gamma-Net of Linsley et al. (ICLR 2020), inside a residual network.
 
-    A step costs a pass through all stages. They are a part of F, so their parameters have the
+    A step costs a pass through the stages. They are a part of F, so their parameters have the
     gradient of the equilibrium too. They stay where checkpoints have them: the cell borrows them
     and counts their parameters as its own, but does not save, move or list them as its modules.
 
     Args:
-        stages: by the names of the levels; each has an attribute ``stride``, or blocks with one.
-        drive_channels: channels of x.
+        stages: by the names of the levels that they lead to, all but the first; made of blocks
+            with an attribute ``stride``, as :class:`detectron2.layers.CNNBlockBase`.
         cells, feedback: as in :class:`Hierarchy`; the drive of a cell is its stage's output.
         norms: N by the names of the levels; what is handed on, and read out at the end.
 
@@ -45,13 +45,13 @@ class StageHierarchy(Hierarchy):
     def __init__(
         self,
         stages: Mapping[str, nn.Module],
-        drive_channels: int,
         cells: Mapping[str, RecurrentCell],
         feedback: Mapping[str, RecurrentCell],
         norms: Mapping[str, nn.Module],
     ) -> None:
         super().__init__(cells, feedback)
-        check_names("stages", stages, list(cells))
+        first, *above = cells
+        check_names("stages", stages, above)
         check_names("output norms", norms, list(cells))
         for kind, modules in (("stage", stages), ("output norm of", norms)):
             for name, module in modules.items():
@@ -60,9 +60,9 @@ class StageHierarchy(Hierarchy):
                         f"{kind} {name} is a part of the recurrent step and must keep no "
                         "statistics of batches: use FrozenBN or GN in place of a batch norm"
                     )
-        self.drive_channels = drive_channels
         self.norms = nn.ModuleDict({name: norms[name] for name in cells})
-        for name in cells:
+        self._first = first
+        for name in above:
             # Past nn.Module, which would make it a child, under a second name in checkpoints.
             object.__setattr__(self, name, stages[name])
 
@@ -88,14 +88,16 @@ class StageHierarchy(Hierarchy):
 
     def _stages(self) -> Iterator[tuple[str, nn.Module]]:
         for name in self.cells:
-            yield name, self.__dict__[name]
+            if name != self._first:
+                yield name, self.__dict__[name]
 
     def forward(self, drive: Tensor, state: State) -> State:
-        """Take one step; drive is ``(N, C, H, W)``, before the first stage."""
-        x, levels = drive, []
-        for (name, stage), cell, level in zip(
-            self._stages(), self._levels, self.split(state), strict=True
-        ):
+        """Take one step; drive is ``(N, C, H, W)``, that of the first level."""
+        first, *above = self._levels
+        start, *rest = self.split(state)
+        levels = [first(drive, start)]
+        x = self._hand_on(self._first, first.output(levels[0]))
+        for (name, stage), cell, level in zip(self._stages(), above, rest, strict=True):
             levels.append(cell(stage(x), level))
             x = self._hand_on(name, cell.output(levels[-1]))
         return self._sweep_down(levels)
@@ -117,9 +119,10 @@ class StageHierarchy(Hierarchy):
 
     def initial_state(self, drive: Tensor) -> State:
         """The first states of the levels' cells, in a row, of the sizes that the stages lead to."""
-        tensors: list[Tensor] = []
+        first, *above = self._levels
+        tensors = [*to_tensors(first.initial_state(drive))]
         size = list(drive.shape[2:])
-        for (_, stage), cell in zip(self._stages(), self._levels, strict=True):
+        for (_, stage), cell in zip(self._stages(), above, strict=True):
             size = [-(-side // _stride(stage)) for side in size]
             shaped = drive.new_zeros(drive.shape[0], cell.drive_channels, *size)
             if _is_channels_last(drive):

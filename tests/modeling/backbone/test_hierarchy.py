@@ -39,13 +39,12 @@ def pyramid(cell: str) -> tuple[Hierarchy, tuple[Tensor, ...]]:
     return hierarchy, tuple(torch.randn(2, 4, *size, dtype=torch.float64) for size in sizes)
 
 
-def staged(cell: str, stride: int = 2) -> tuple[StageHierarchy, Tensor]:
-    """Two levels behind residual stages with frozen batch norms, in float64."""
+def staged(cell: str) -> tuple[StageHierarchy, Tensor]:
+    """Two levels with a residual stage of frozen batch norms between them, in float64."""
     torch.manual_seed(3)
     stages = {
-        "p3": nn.Sequential(BasicBlock(3, 4, stride=1, norm="FrozenBN")),
         "p4": nn.Sequential(
-            BasicBlock(4, 6, stride=stride, norm="FrozenBN"), BasicBlock(6, 6, norm="FrozenBN")
+            BasicBlock(4, 6, stride=2, norm="FrozenBN"), BasicBlock(6, 6, norm="FrozenBN")
         ),
     }
     for stage in stages.values():
@@ -53,8 +52,8 @@ def staged(cell: str, stride: int = 2) -> tuple[StageHierarchy, Tensor]:
             parameter.data.mul_(0.5)
     norms = {"p3": nn.GroupNorm(2, 4).double(), "p4": nn.Identity()}
     cells, feedback = levels(cell, (4, 6))
-    hierarchy = StageHierarchy(stages, 3, cells, feedback, norms)
-    return hierarchy, torch.randn(2, 3, 5, 6, dtype=torch.float64)
+    hierarchy = StageHierarchy(stages, cells, feedback, norms)
+    return hierarchy, torch.randn(2, 4, 5, 6, dtype=torch.float64)
 
 
 def gradients(block: RecurrentBlock, drive: Any) -> list[Tensor]:
@@ -99,6 +98,20 @@ def test_penalty_reaches_stages_cells_and_feedback(backend: str) -> None:
     parts = {"stage": cell.p4, "cell": cell.cells["p3"], "feedback": cell.feedback["p3"]}
     for part, module in parts.items():
         assert any(p.grad is not None and p.grad.any() for p in module.parameters()), part
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_samples_that_have_settled_leave_the_batch(name: str) -> None:
+    cell, drive = CASES[name]()
+    block = RecurrentBlock(cell, steps=200, halt_tol=1e-6).eval()
+    with torch.no_grad():
+        together = block(drive)
+        for sample in range(2):
+            parts = tuple(t[sample : sample + 1] for t in to_tensors(drive))
+            alone = block(parts if isinstance(drive, tuple) else parts[0])
+            assert together.diagnostics.steps[sample] == alone.diagnostics.steps[0] < 200
+            for one, all_samples in zip(alone.state, together.state, strict=True):
+                torch.testing.assert_close(all_samples[sample : sample + 1], one)
 
 
 def test_feedback_is_felt_below_and_all_above_within_a_step() -> None:
@@ -153,9 +166,9 @@ def test_borrowed_stages_are_parameters_of_the_step_but_not_saved_twice() -> Non
     assert names["p4.0.conv1.weight"] is hierarchy.p4[0].conv1.weight
     assert len(names) == len({id(p) for p in hierarchy.parameters()})
     assert "p4.0.conv1.norm.weight" in dict(hierarchy.named_buffers())
-    assert not any(key.startswith(("p3.", "p4.")) for key in hierarchy.state_dict())
+    assert not any(key.startswith("p4.") for key in hierarchy.state_dict())
     own = {key for key, _ in nn.Module.named_parameters(hierarchy)}
-    assert own == {key for key in names if not key.startswith(("p3.", "p4."))}
+    assert own == {key for key in names if not key.startswith("p4.")}
     # As the layers of a model are asked for theirs, one by one.
     assert list(hierarchy.named_parameters(recurse=False)) == []
 
@@ -163,15 +176,16 @@ def test_borrowed_stages_are_parameters_of_the_step_but_not_saved_twice() -> Non
 @pytest.mark.parametrize("norm", ["BN", "SyncBN"])
 def test_statistics_of_batches_are_refused(norm: str) -> None:
     cells, feedback = levels("hgru", (4, 6))
-    stage = nn.Sequential(BasicBlock(3, 4, norm=norm))
-    other = nn.Sequential(BasicBlock(4, 6, stride=2, norm=""))
-    plain = {"p3": nn.Identity(), "p4": nn.Identity()}
-    with pytest.raises(ValueError, match=r"stage p3 .* no statistics of batches"):
-        StageHierarchy({"p3": stage, "p4": other}, 3, cells, feedback, plain)
-    stage = nn.Sequential(BasicBlock(3, 4, norm=""))
-    norms = plain | {"p4": nn.BatchNorm2d(6)}
+    norms = {"p3": nn.Identity(), "p4": nn.Identity()}
+    stages = {"p4": nn.Sequential(BasicBlock(4, 6, stride=2, norm=norm))}
+    with pytest.raises(ValueError, match=r"stage p4 .* no statistics of batches"):
+        StageHierarchy(stages, cells, feedback, norms)
+    stages = {"p4": nn.Sequential(BasicBlock(4, 6, stride=2, norm=""))}
+    norms["p4"] = nn.BatchNorm2d(6)
     with pytest.raises(ValueError, match=r"output norm of p4 .* no statistics of batches"):
-        StageHierarchy({"p3": stage, "p4": other}, 3, cells, feedback, norms)
+        StageHierarchy(stages, cells, feedback, norms)
+    with pytest.raises(ValueError, match=r"stages must be given for \['p4'\]"):
+        StageHierarchy({}, cells, feedback, norms)
 
 
 def wide(channels: int, **options: Any) -> RecurrentCell:
@@ -207,5 +221,5 @@ def test_drives_that_do_not_fit() -> None:
         block((x, x[:, :2], x))
     with pytest.raises(ValueError, match="twice the height and width"):
         block((x, x, x))
-    with pytest.raises(ValueError, match=r"drive must be \(N, 3, H, W\)"):
-        RecurrentBlock(staged("hgru")[0])(x)
+    with pytest.raises(ValueError, match=r"drive must be \(N, 4, H, W\)"):
+        RecurrentBlock(staged("hgru")[0])(x[:, :3])

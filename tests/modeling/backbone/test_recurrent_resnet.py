@@ -114,9 +114,10 @@ def test_with_feedback_it_is_what_the_equations_say() -> None:
     with torch.no_grad():
         found = backbone(x)
         below = backbone.res2(backbone.stem(x))
+        drive = backbone.res3(below)
         three, four = torch.zeros(1, 16, 8, 8), torch.zeros(1, 32, 4, 4)
         for _ in range(3):
-            three = hierarchy.cells["res3"](backbone.res3(below), three)
+            three = hierarchy.cells["res3"](drive, three)
             handed_on = F.relu(hierarchy.norms["res3"](three))
             four = hierarchy.cells["res4"](backbone.res4(handed_on), four)
             three = hierarchy.feedback["res3"](four, three)
@@ -157,7 +158,7 @@ def test_penalty_of_the_methods_that_have_one(gradient: str, feedback: bool) -> 
         penalty.backward()
         cells = [block.cell for block in recurrent_blocks(backbone).values()]
         assert all(any(p.grad is not None and p.grad.any() for p in c.parameters()) for c in cells)
-        # Nothing before the recurrence but what drives it, and the stages in between.
+        # The stages are a part of the step, or drive the recurrence.
         assert backbone.bottom_up.res4[0].conv1.weight.grad.any()
     backbone.eval()(x)
     assert take_penalties(backbone) == {}
@@ -281,7 +282,7 @@ def test_without_a_config() -> None:
         ),
         ({"cells": {"res3": build_cell("top_down", 128)}}, "as high and wide as its drive"),
         ({"cells": cells, "feedback": {}}, r"feedback must be given for \['res2'\]"),
-        ({"cells": cells, "feedback": feedback}, "stage res2 is a part of the recurrent step"),
+        ({"cells": cells, "feedback": feedback}, "stage res3 is a part of the recurrent step"),
         ({"cells": cells, "resnet": network(num_classes=3)}, "no classifier"),
     ):
         with pytest.raises(ValueError, match=message):
