@@ -77,7 +77,7 @@ def check_gradients(
 ) -> None:
     """Stop if a gradient is infinite or not a number although the losses are finite.
 
-    One pass over the gradients, their largest magnitude: little beside the backward pass, so this
+    One pass over the gradients, for their extremes: little beside the backward pass, so this
     is done in every iteration. To be called in every process once the gradients are complete,
     before the optimizer's step. Not with a loss scale in float16: there infinite gradients are
     expected, and the scaler leaves such steps out.
@@ -95,15 +95,16 @@ def check_gradients(
     named = {
         name: param.grad
         for name, param in unwrapped(model).named_parameters()
-        if param.grad is not None
+        if param.grad is not None and param.grad.numel()
     }
     if not named:
         return
-    # The largest magnitude cannot overflow, as a sum of squares can.
-    largest = torch.stack([torch.linalg.vector_norm(g, torch.inf) for g in named.values()])
-    if _all_processes(largest.isfinite().all()):
+    # Extremes cannot overflow, as a norm can, and take a tenth of the time of isfinite() on a CPU.
+    extremes = torch.stack([torch.stack(torch.aminmax(g)) for g in named.values()])
+    finite = extremes.isfinite().all(dim=1)
+    if _all_processes(finite.all()):
         return
-    bad = [name for name, good in zip(named, largest.isfinite().tolist(), strict=True) if not good]
+    bad = [name for name, good in zip(named, finite.tolist(), strict=True) if not good]
     _stop(
         iteration,
         f"the gradients of {len(bad)} of {len(named)} parameters are not finite, though the "
