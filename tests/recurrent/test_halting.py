@@ -221,3 +221,21 @@ def test_batch_norm_with_running_statistics_keeps_samples_apart() -> None:
             self.norm = torch.nn.BatchNorm2d(1)
 
     assert block_of(Normed(), 0.1).halt_tol == 0.1
+
+
+@torch.no_grad()
+def test_under_autocast_no_sample_changes_another() -> None:
+    torch.manual_seed(0)
+    block = block_of(build_cell("conv_gru", 4), 0.02)
+    drive = torch.randn(3, 4, 5, 5) * torch.tensor([0.01, 1.0, 9.0])[:, None, None, None]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        together = block(drive)
+        steps = together.diagnostics.steps
+        assert len(set(steps.tolist())) > 1 and (steps < 100).all()
+        for i in range(3):
+            alone = block(drive[i : i + 1])
+            assert alone.diagnostics.steps[0] == steps[i]
+            # To a rounding of bfloat16, 2^-8 of the largest values, which are about 1.
+            torch.testing.assert_close(
+                alone.output[0], together.output[i], rtol=1e-2, atol=1e-2, check_dtype=True
+            )
