@@ -100,7 +100,9 @@ class Pair(nn.Module):
         return self.second(self.first(drive).output).output
 
 
-@pytest.mark.parametrize("options", [{}, {"forward": ForwardConfig(acceleration="anderson")}])
+@pytest.mark.parametrize(
+    "options", [{}, {"forward": ForwardConfig(acceleration="anderson")}, {"halt_tol": 0.4}]
+)
 def test_a_block_starts_anew_where_its_drive_changes(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = Pair(**options).eval()
