@@ -49,6 +49,8 @@ PANOPTIC = ["panopticapi-lite>=0.2"]
 DETECTRON2 = detectron2_requirements()
 # Compared with by tools/benchmark.py; its latest release.
 BENCHMARK = ["torchdeq==0.1.0"]
+# For tools/submit.py alone.
+SLURM = ["submitit>=1.5"]
 DEV = ["pytest>=8", "ruff>=0.9", "mypy>=1.14", "types-tabulate", "types-tqdm"]
 
 setup(
@@ -81,8 +83,9 @@ setup(
         "panoptic": PANOPTIC,
         "detectron2": DETECTRON2,
         "benchmark": BENCHMARK,
+        "slurm": SLURM,
         "dev": DEV,
-        "all": OPENCV + PANOPTIC + DETECTRON2 + DEV,
+        "all": OPENCV + PANOPTIC + DETECTRON2 + SLURM + DEV,
     },
     classifiers=[
         "Development Status :: 3 - Alpha",
