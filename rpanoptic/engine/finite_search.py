@@ -54,13 +54,8 @@ def first_nonfinite_output(
     if pictures:
         names = ", ".join(str(sample.get("file_name", "(no file)")) for sample in pictures)
         return Found(f"The input itself is not finite: {names}.")
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    bad = [name for name, tensor in tensors if not _is_finite(tensor)]
-    weights = (
-        f" Not finite before the pass: {len(bad)} weights and statistics, the first {bad[0]}."
-        if bad
-        else ""
-    )
+    bad = [name for name, tensor in _constants(model) if not _is_finite(tensor)]
+    weights = f" {len(bad)} of its weights are not finite, the first {bad[0]}." if bad else ""
     found: list[tuple[str, nn.Module]] = []
 
     def visit(name: str, module: nn.Module, output: Any) -> None:
@@ -70,11 +65,12 @@ def first_nonfinite_output(
 
     _run(model, data, visit, amp=amp)
     if not found:
-        return Found(f"A second pass over the batch stayed finite.{weights}")
+        return Found(f"A second pass of the model over the batch stayed finite.{weights}")
     name, module = found[0]
     where = f"{name} ({type(module).__name__})" if name else f"the model ({type(module).__name__})"
     return Found(
-        f"The first module with an output that is not finite is {where}.{weights}", name or None
+        f"The model's first module with an output that is not finite is {where}.{weights}",
+        name or None,
     )
 
 
@@ -175,6 +171,15 @@ def _without_exchange(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.train()
+
+
+def _constants(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What a training pass reads and does not change: all but the running statistics."""
+    yield from model.named_parameters()
+    for prefix, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            continue
+        yield from module.named_buffers(prefix, recurse=False)
 
 
 def _is_finite(value: Any) -> bool:
