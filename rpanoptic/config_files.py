@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rpanoptic.errors import ConfigError
 
-# Files in folders of this name are parts that others build on, no models.
+# Files in this folder are parts that others build on, no models.
 BASES = "_base_"
 
 
@@ -23,17 +23,21 @@ def list_config_files() -> list[str]:
     A name is the file's path below the folder of the configs, with forward slashes. Bases, which
     are no models by themselves, are left out.
     """
-    names = (path.relative_to(configs_folder()) for path in configs_folder().rglob("*.yaml"))
-    return sorted(name.as_posix() for name in names if BASES not in name.parts)
+    return [name for name in _own_names() if not name.startswith(f"{BASES}/")]
+
+
+def _own_names() -> list[str]:
+    folder = configs_folder()
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml"))
 
 
 def own_config_file(name: str) -> Path:
-    """The file of a name of :func:`list_config_files`.
+    """The file of a name of :func:`list_config_files`, or of a base.
 
     Raises:
         ConfigError: there is no such name; the closest ones are listed.
     """
-    known = list_config_files()
+    known = _own_names()
     if name not in known:
         raise ConfigError(f"rpanoptic has no config {name!r}.{_close(name, known)}")
     return configs_folder() / name
@@ -65,7 +69,7 @@ def find_config_file(name: str) -> Path:
     Raises:
         ConfigError: neither has it; the closest names of both are listed.
     """
-    own = list_config_files()
+    own = _own_names()
     if name in own:
         return configs_folder() / name
     try:

@@ -38,7 +38,8 @@ def test_both_zoos_are_searched() -> None:
 
 def test_bases_name_either_zoo() -> None:
     assert zoo_file(f"detectron2://{DETECTRON2S}") == detectron2_config_file(DETECTRON2S)
-    assert zoo_file(f"rpanoptic://{OURS}") == CONFIGS / OURS
+    for name in (OURS, "_base_/crbp20_mask_head.yaml"):
+        assert zoo_file(f"rpanoptic://{name}") == CONFIGS / name
     assert zoo_file("../_base_/panoptic_fpn.yaml") is None
     assert zoo_file("https://example.com/base.yaml") is None
 
@@ -47,7 +48,6 @@ def test_bases_name_either_zoo() -> None:
     ("find", "name", "message"),
     [
         (own_config_file, "coco_panoptic/R50/cbp20.yaml", f"rpanoptic has no .*Close.*{OURS}"),
-        (own_config_file, "_base_/panoptic_fpn.yaml", "rpanoptic has no config"),
         (own_config_file, "../configs/synthetic_panoptic_crbp.yaml", "rpanoptic has no config"),
         (detectron2_config_file, "panoptic_fpn_R_50_1x.yaml", f"Detectron2 has no .*{DETECTRON2S}"),
         (find_config_file, "panoptic_fpn_R_50_1x.yaml", f"neither .* nor .*{DETECTRON2S}"),

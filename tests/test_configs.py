@@ -33,26 +33,39 @@ TINY = {
     "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
     "MODEL.ROI_MASK_HEAD.CONV_DIM": 32,
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
+    "MODEL.RECURRENT.CONVRNN.WIDTHS": [8] * 10,
     "TEST.DETECTIONS_PER_IMAGE": 5,
 }
 # Not for R-18, whose widths are fixed, and small.
 TINY_RESNET = {
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 16,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 32,
     "MODEL.RESNETS.WIDTH_PER_GROUP": 8,
 }
 
-# Trainable parameters with the stem and res2 frozen. The first four are the published ones. Without
-# GALA the cell has 1,312,768 instead of 1,576,256. Kernels of 5 x 5 have 16 weights more than those
-# of 3 x 3, for each of 2 * 256 * 256 + 256 * 128 + 128 pairs of channels.
+# The published sizes, trainable parameters with the stem and res2 frozen.
 R50, R50_RECURRENT = 45_751_590, 44_968_038
 R101, R101_RECURRENT = 64_691_494, 63_907_942
+# Without GALA the cell has 1,312,768 parameters instead of 1,576,256. Kernels of 5 x 5 have 16
+# weights more than those of 3 x 3, for each of 2 * 256 * 256 + 256 * 128 + 128 pairs of channels.
 WITHOUT_GALA = 1_312_768 - 1_576_256
 WITH_5X5 = 16 * (2 * 256 * 256 + 256 * 128 + 128)
+# What stands in README.md: each config with its number of parameters.
+ROW = re.compile(r"^\| `([\w/]+)\.yaml` \|.*?\| ([\d,]+) \|", re.MULTILINE)
+LISTED = [
+    (name, int(count.replace(",", "")))
+    for name, count in ROW.findall((CONFIGS / "README.md").read_text(encoding="utf-8"))
+]
 
 
-def expected_parameters(name: str) -> int:
-    """Trainable parameters of a panoptic model of COCO, by the name of its file."""
+def published_parameters(name: str) -> int | None:
+    """Trainable parameters of a model with a recurrent mask head, or of a baseline.
+
+    They follow from the published ones; None for other models.
+    """
+    place = re.search("fpn_|resnet|sem_seg", name)
+    if place or not name.startswith(("coco_panoptic_", "coco_panoptic/R")):
+        return None
     recurrent = "baseline" not in name
     if "/R101/" in name:
         count = R101_RECURRENT if recurrent else R101
@@ -65,6 +78,14 @@ def tiny_config(file: Path) -> CfgNode:
     """The config of a file, of few channels and regions."""
     options = TINY if file.stem.startswith("synthetic") else TINY | TINY_RESNET
     return setup_config(file, [str(word) for pair in options.items() for word in pair])
+
+
+# What models predict, by the folder of their files; the others are panoptic.
+OUTPUTS = {
+    "coco_instance": {"instances"},
+    "coco_detection": {"instances"},
+    "coco_semantic": {"sem_seg"},
+}
 
 
 def small_input(cfg: CfgNode) -> dict[str, object]:
@@ -118,8 +139,14 @@ def test_trains_and_infers(file: Path) -> None:
     model.eval()
     with torch.no_grad():
         (result,) = model([{k: v for k, v in batch[0].items() if k != "instances"}])
-    assert result["panoptic_seg"][0].shape == (SIDE, SIDE)
-    assert result["sem_seg"].shape == (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, SIDE, SIDE)
+    task = file.relative_to(CONFIGS).parts[0]
+    assert result.keys() == OUTPUTS.get(task, {"panoptic_seg", "sem_seg", "instances"})
+    if "panoptic_seg" in result:
+        assert result["panoptic_seg"][0].shape == (SIDE, SIDE)
+    if "sem_seg" in result:
+        assert result["sem_seg"].shape == (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, SIDE, SIDE)
+    if task == "coco_instance":
+        assert result["instances"].pred_masks.shape[1:] == (SIDE, SIDE)
 
 
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
@@ -129,24 +156,29 @@ def test_says_what_it_is_and_writes_to_a_folder_of_its_own(file: Path) -> None:
     assert Path(cfg.OUTPUT_DIR) == Path("output") / file.relative_to(CONFIGS).with_suffix("")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("coco_panoptic")])
-def test_trainable_parameters(name: str) -> None:
+def test_the_readme_lists_every_config_once() -> None:
+    assert sorted(name for name, _ in LISTED) == NAMES
+    assert sum(published_parameters(name) is not None for name in NAMES) > 40
+
+
+@pytest.mark.parametrize(("name", "listed"), LISTED)
+def test_trainable_parameters(name: str, listed: int) -> None:
     cfg = setup_config(CONFIGS / f"{name}.yaml", ["MODEL.DEVICE", "cpu"])
     # On the meta device nothing is initialised: only shapes are wanted.
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
         model = build_model(cfg)
-    found = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert found == expected_parameters(name)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == listed
+    assert published_parameters(name) in (None, listed)
 
 
-@pytest.mark.parametrize("folder", ["R50", "R50_reduced", "R101"])
-def test_what_is_compared_shares_a_schedule(folder: str) -> None:
+@pytest.mark.parametrize("folder", sorted({file.parent for file in FILES} - {CONFIGS}), ids=str)
+def test_what_is_compared_shares_a_schedule(folder: Path) -> None:
     """But for the files that say in their names that theirs is another one."""
     other = ("_schedule", "_as_published")
     schedules = {
         str(setup_config(file).SOLVER)
-        for file in (CONFIGS / "coco_panoptic" / folder).glob("*.yaml")
+        for file in folder.glob("*.yaml")
         if not file.stem.endswith(other)
     }
     assert len(schedules) == 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from rpanoptic import model_zoo
 from rpanoptic.engine import setup_config
 from rpanoptic.engine.weights_file import file_sha256
 from rpanoptic.errors import CheckpointError, ConfigError
+from tests.markdown import broken_links, python_blocks, run_block
 from tests.paths import CONFIGS
 
 OURS = "synthetic_panoptic_crbp.yaml"
@@ -144,3 +146,20 @@ def test_importing_opens_no_connection() -> None:
         f"model_zoo.get_config({DETECTRON2S!r}, trained=True)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+README = CONFIGS / "README.md"
+
+
+def test_the_readmes_example_runs() -> None:
+    (source,) = python_blocks(README)
+    assert run_block(source, README.name)["cfg"].MODEL.META_ARCHITECTURE == "PanopticFPN"
+    assert broken_links(README) == []
+
+
+def test_the_readmes_config_builds_on_both_zoos(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", README.read_text("utf-8"), re.M | re.S)
+    (tmp_path / "c.yaml").write_text(text)
+    cfg = setup_config(tmp_path / "c.yaml")
+    assert cfg.MODEL.ROI_MASK_HEAD.NAME == "RecurrentMaskRCNNHead"
+    assert cfg.SOLVER.MAX_ITER == 270000
