@@ -96,7 +96,7 @@ class Run:
         return setup_config(self.config, self.options)
 
     def finished(self) -> bool:
-        """Whether its weights are there, made with this config.
+        """Whether its weights are there, made with this config, and their evaluation.
 
         Raises:
             ConfigError: the folder holds a run with another config; the keys are listed.
@@ -111,7 +111,29 @@ class Run:
                 f"{f' and {len(different) - 4} more' if len(different) > 4 else ''}. "
                 "Choose another folder, or remove it."
             )
-        return self.weights.is_file()
+        return self.weights.is_file() and self.metrics() is not None
+
+    def metrics(self) -> Row | None:
+        """Its last evaluation, by the names of the tables; None if there was none.
+
+        Raises:
+            UserError: ``metrics.json`` is damaged.
+        """
+        file = self.folder / "metrics.json"
+        if not file.is_file():
+            return None
+        last: dict[str, Any] | None = None
+        try:
+            for line in file.read_text().splitlines():
+                values = json.loads(line)
+                if METRICS["PQ"] in values:
+                    last = values
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{file} cannot be read: {error}") from error
+        if last is None:
+            return None
+        found = {name: last.get(key) for name, key in METRICS.items()}
+        return {name: None if v is None or math.isnan(v) else v for name, v in found.items()}
 
 
 def plan(
@@ -167,13 +189,12 @@ def results(runs: Sequence[Run], *, log: Callable[[str], None]) -> list[Row]:
     """The last evaluation of each finished run, a row each; others are named to ``log``.
 
     Raises:
-        UserError: no run is finished, a folder holds another run, or metrics are missing.
+        UserError: no run is finished, or a folder holds another run.
     """
-    rows = []
-    for run in _finished(runs, log):
-        metrics = _last_metrics(run.folder / "metrics.json")
-        rows.append({"method": run.method, "seed": run.seed} | metrics)
-    return rows
+    return [
+        {"method": run.method, "seed": run.seed} | (run.metrics() or {})
+        for run in _finished(runs, log)
+    ]
 
 
 def measure(
@@ -293,7 +314,7 @@ def _finished(runs: Sequence[Run], log: Callable[[str], None]) -> list[Run]:
             log(f"left out, as it is not finished: {run.folder}")
     if not found:
         folders = ", ".join(str(run.folder) for run in runs)
-        raise UserError(f"no run is finished; looked for {WEIGHTS} in: {folders}")
+        raise UserError(f"no run is finished, with {WEIGHTS} and results, in: {folders}")
     return found
 
 
@@ -306,22 +327,6 @@ def _asked(what: str, run: Run, iterations: int, threads: int) -> Row:
     if "error" in result:
         raise UserError(f"measuring {what} of {run.method} failed: {result['error']}")
     return result
-
-
-def _last_metrics(file: Path) -> Row:
-    """The metrics of the last evaluation in a file of JSON lines, by the names of the tables."""
-    last: dict[str, Any] = {}
-    try:
-        for line in file.read_text().splitlines():
-            values = json.loads(line)
-            if METRICS["PQ"] in values:
-                last = values
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
-    if not last:
-        raise UserError(f"{file} has no line with {METRICS['PQ']}: the run was not evaluated")
-    found = {name: last.get(key) for name, key in METRICS.items()}
-    return {name: None if v is None or math.isnan(v) else v for name, v in found.items()}
 
 
 def _differences(cfg: CfgNode, dump: Path) -> list[str]:
