@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from rpanoptic.engine.deterministic import make_deterministic
+from rpanoptic.engine.launch import run_parser, start_run
 from rpanoptic.engine.run import run
 from tests.engine.records import metrics
-from tests.engine.tiny import tiny_cfg
+from tests.engine.tiny import TINY_CONFIG, tiny_cfg, tiny_options
 
 ARGUMENTS = argparse.Namespace(config_file="", resume=False, eval_only=False)
 
@@ -64,3 +65,14 @@ def test_seed_that_is_set_stays(tmp_path: Path) -> None:
     cfg = tiny_cfg(tmp_path, SEED=7)
     make_deterministic(cfg)
     assert cfg.SEED == 7
+
+
+def test_flag_of_the_command_line_sets_the_key(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+    monkeypatch.setattr("rpanoptic.engine.launch.launch_run", lambda cfg, args: started.append(cfg))
+    for flags in ([], ["--deterministic"]):
+        command = ["--config-file", str(TINY_CONFIG), *flags, *tiny_options(OUTPUT_DIR=tmp_path)]
+        start_run(run_parser().parse_args(command))
+    assert [cfg.RPANOPTIC.DETERMINISTIC for cfg in started] == [False, True]
