@@ -19,6 +19,7 @@ from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.deterministic import make_deterministic
 from rpanoptic.engine.earlier_run import set_earlier_run_aside
 from rpanoptic.engine.pictures import draw_predictions
+from rpanoptic.engine.setup import existing_config_file
 from rpanoptic.engine.trainer import Trainer
 from rpanoptic.errors import CheckpointError
 from rpanoptic.evaluation import summary_table
@@ -48,7 +49,7 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
     if cfg.RPANOPTIC.DETERMINISTIC:
         make_deterministic(cfg)
     cfg.freeze()
-    default_setup(cfg, args)
+    default_setup(cfg, _with_file(args))
     # Detectron2 has set up its own loggers; ours write to the same console and file.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rpanoptic")
     if args.eval_only:
@@ -60,6 +61,14 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
             logger.info("Results in percent:\n%s", summary_table(results))
         _draw(cfg, model)
     return results
+
+
+def _with_file(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments with the file that a name of a model zoo stands for: Detectron2 logs it."""
+    name = getattr(args, "config_file", None)
+    if not name:
+        return args
+    return argparse.Namespace(**{**vars(args), "config_file": str(existing_config_file(name))})
 
 
 def _train(cfg: CfgNode, *, resume: bool) -> tuple[nn.Module, dict[str, Any] | None]:

@@ -54,7 +54,7 @@ def setup_config(
     add_rpanoptic_config(cfg)
     opts = list(opts or [])
     if config_file:
-        cfg = _with_file(cfg, _existing(config_file))
+        cfg = _with_file(cfg, existing_config_file(config_file))
     _merge_overrides(cfg, opts)
     if output_dir is not None:
         cfg.OUTPUT_DIR = str(output_dir)
@@ -76,8 +76,12 @@ class _FileConfig(CfgNode):
         return super().load_yaml_with_base(file, allow_unsafe=is_detectron2s_own(Path(file)))
 
 
-def _existing(config_file: str | Path) -> Path:
-    """The local file of this name, or the zoo's."""
+def existing_config_file(config_file: str | Path) -> Path:
+    """The local file of this name or, where there is none, that of a model zoo.
+
+    Raises:
+        ConfigError: there is neither.
+    """
     path = Path(config_file)
     if path.is_file():
         return path

@@ -103,3 +103,13 @@ def test_bad_input_of_two_processes_is_one_message_and_status_2(
     assert "Traceback" not in last
     # Logging of earlier tests may have complained of its closed stream; the processes must not.
     assert "ProcessRaisedException" not in error
+
+
+def test_a_config_of_a_model_zoo_by_name(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = command(tmp_path / "out", SOLVER__MAX_ITER=1, RPANOPTIC__PICTURES=0, DATASETS__TEST=())
+    words[words.index(str(TINY_CONFIG))] = "synthetic_panoptic_crbp.yaml"
+    assert train_net.main(words) == 0
+    assert (tmp_path / "out" / "model_final.pth").is_file()
