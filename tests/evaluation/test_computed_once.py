@@ -39,9 +39,26 @@ def alone(model: nn.Module, inputs: list[dict[str, Any]], steps: int) -> Any:
         return model(inputs)
 
 
-@pytest.mark.parametrize("architecture", ["PanopticFPN", "GeneralizedRCNN"])
-def test_equals_the_model_by_itself(architecture: str, tmp_path: Path) -> None:
-    model = model_of(tiny_cfg(tmp_path, MODEL__META_ARCHITECTURE=architecture))
+FPN = {
+    "MODEL__META_ARCHITECTURE": "RecurrentPanopticFPN",
+    "MODEL__BACKBONE__NAME": "build_recurrent_fpn_backbone",
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"MODEL__META_ARCHITECTURE": "GeneralizedRCNN"},
+        {"MODEL__RECURRENT__MASK_HEAD__HALT_TOL": 0.05},
+        {"MODEL__SEM_SEG_HEAD__NAME": "RecurrentSemSegFPNHead"},
+        FPN,
+        FPN | {"MODEL__RECURRENT__FPN__PLACE": "topdown"},
+    ],
+    ids=["panoptic", "instances", "halting", "semantic", "fpn", "topdown"],
+)
+def test_equals_the_model_by_itself(changes: dict[str, Any], tmp_path: Path) -> None:
+    model = model_of(tiny_cfg(tmp_path, **changes))
     found = dict(outputs_by_step(model, picture(), STEPS))
     assert list(found) == sorted(STEPS)
     masks = []
