@@ -20,15 +20,14 @@ def configs_folder() -> Path:
 def list_config_files() -> list[str]:
     """The names of this package's config files, such as ``coco_panoptic/R50/crbp20.yaml``.
 
-    A name is the file's path below the folder of the configs, with forward slashes. Bases, which
-    are no models by themselves, are left out.
+    A name is the file's path below the folder of the configs, with forward slashes; lazy configs
+    end in .py. Bases, which are no models by themselves, are left out.
     """
     return [name for name in _own_names() if not name.startswith(f"{BASES}/")]
 
 
 def _own_names() -> list[str]:
-    folder = configs_folder()
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml"))
+    return _names(configs_folder())
 
 
 def own_config_file(name: str) -> Path:
@@ -93,7 +92,10 @@ def _detectron2_folder() -> Path:
 
 
 def _detectron2_names() -> list[str]:
-    folder = _detectron2_folder()
+    return _names(_detectron2_folder())
+
+
+def _names(folder: Path) -> list[str]:
     files = (path for path in folder.rglob("*.*") if path.suffix in (".yaml", ".py"))
     return sorted(path.relative_to(folder).as_posix() for path in files)
 

@@ -97,6 +97,11 @@ def existing_config_file(config_file: str | Path) -> Path:
 
 def _with_file(cfg: CfgNode, path: Path) -> CfgNode:
     """A copy of ``cfg`` into which a file is merged."""
+    if path.suffix == ".py":
+        raise ConfigError(
+            f"config file {path} is a lazy config; this takes YAML. "
+            "rpanoptic.model_zoo.get_config and detectron2.config.LazyConfig load it."
+        )
     try:
         if _checked_content(path, ()) is None:
             return cfg  # An empty file changes nothing.

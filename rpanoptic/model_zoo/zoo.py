@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from detectron2 import model_zoo as detectron2_zoo
-from detectron2.config import CfgNode, instantiate
+from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.modeling import build_model
 from torch import nn
 
@@ -59,7 +59,7 @@ def get_config(name: str, trained: bool = False) -> Any:
 
     Returns:
         a ``CfgNode`` with rpanoptic's keys, not frozen, whose device is one of this machine; for
-        one of Detectron2's names that end in .py its lazy config.
+        a name that ends in .py its lazy config.
 
     Raises:
         ConfigError: there is no such name.
@@ -68,7 +68,10 @@ def get_config(name: str, trained: bool = False) -> Any:
     url = get_checkpoint_url(name) if trained else None
     file = get_config_file(name)
     if file.endswith(".py"):
-        return detectron2_zoo.get_config(name, trained)
+        lazy = LazyConfig.load(file)
+        if url is not None:
+            lazy.train.init_checkpoint = url
+        return lazy
     cfg = setup_config(file)
     if url is not None:
         cfg.MODEL.WEIGHTS = url

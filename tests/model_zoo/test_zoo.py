@@ -131,10 +131,17 @@ def test_unknown_names_list_the_closest(ask) -> None:
         ask("synthetic_panoptic_cbp.yaml")
 
 
-def test_lazy_configs_of_detectron2_are_passed_on() -> None:
+def test_lazy_configs_have_names_too() -> None:
+    ours = "lazy/panoptic_fpn_crbp_r50.py"
+    assert ours in model_zoo.list()
+    assert model_zoo.get_config(ours).model.roi_heads.mask_head.recurrence.steps == 20
+    with pytest.raises(CheckpointError, match="no trained weights"):
+        model_zoo.get_config(ours, trained=True)
     cfg = model_zoo.get_config(LAZY, trained=True)
     assert cfg.train.init_checkpoint == model_zoo.get_checkpoint_url(LAZY)
     assert model_zoo.get_config(LAZY).model.roi_heads.num_classes == 80
+    with pytest.raises(ConfigError, match="is a lazy config; this takes YAML"):
+        setup_config(LAZY)
 
 
 def test_importing_opens_no_connection() -> None:
