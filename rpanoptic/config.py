@@ -124,7 +124,8 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     cfg.RPANOPTIC.CHECKPOINTS_KEPT = 0
     # The result, the larger the better, by which evaluations during the training are compared
     # (TEST.EVAL_PERIOD above 0): the best model is kept as model_best.pth. With several test sets
-    # its name begins with that of a set, as "coco_2017_val_panoptic/panoptic_seg/PQ". "" keeps none.
+    # its name begins with that of a set, as "coco_2017_val_panoptic/panoptic_seg/PQ". "" keeps
+    # none.
     cfg.RPANOPTIC.BEST_METRIC = "panoptic_seg/PQ"
     # Seconds that processes wait for each other, at the start and in each exchange.
     cfg.RPANOPTIC.PROCESS_TIMEOUT = 1800.0
