@@ -27,7 +27,7 @@ from rpanoptic.evaluation.dynamics import (
     measure_dynamics,
 )
 from rpanoptic.recurrent import RecurrentBlock, recurrent_blocks
-from rpanoptic.recurrent.state import like, to_tensors
+from rpanoptic.recurrent.state import State, like, to_tensors
 from rpanoptic.visualization import (
     draw_components,
     draw_past_trained_steps,
@@ -133,14 +133,11 @@ def recorded_inputs(
 
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             given = call.bind(*args, **kwargs).arguments
-            drive, state = given["drive"].detach(), given.get("state")
-            for number in range(min(limit - len(inputs[name]), len(drive))):
-                one = slice(number, number + 1)
-                first = None
-                if state is not None:
-                    # Copies: a view would keep the whole batch in memory.
-                    first = like(tuple(t.detach()[one].clone() for t in to_tensors(state)), state)
-                inputs[name].append(BlockInput(drive[one].clone(), first))
+            drive, state = given["drive"], given.get("state")
+            samples = len(to_tensors(drive)[0])
+            for number in range(min(limit - len(inputs[name]), samples)):
+                first = None if state is None else _sample(state, number)
+                inputs[name].append(BlockInput(_sample(drive, number), first))
 
         return block.register_forward_pre_hook(hook, with_kwargs=True)
 
@@ -148,6 +145,12 @@ def recorded_inputs(
         for name, block in blocks.items():
             hooks.callback(record(name, block).remove)
         yield inputs
+
+
+def _sample(tensors: State, number: int) -> State:
+    # Copies: a view would keep the whole batch in memory.
+    one = slice(number, number + 1)
+    return like(tuple(t.detach()[one].clone() for t in to_tensors(tensors)), tensors)
 
 
 def dataset_pictures(cfg: CfgNode, limit: int) -> list[Path]:

@@ -13,6 +13,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from rpanoptic.recurrent import RecurrentBlock
+from rpanoptic.recurrent.cells.base import Drive
 from rpanoptic.recurrent.stability import (
     PastTrainedSteps,
     PowerEstimate,
@@ -34,17 +35,17 @@ class BlockInput:
     """What one sample gives a recurrent block.
 
     Attributes:
-        drive: ``(1, C, H, W)``.
+        drive: ``(1, C, H, W)``, or a tuple of such tensors.
         state: the first state, if it is not the cell's own.
     """
 
-    drive: Tensor
+    drive: Drive
     state: State | None = None
 
     def shapes(self) -> tuple[Any, ...]:
         """What must agree for samples to be run in one batch."""
         state = () if self.state is None else to_tensors(self.state)
-        return (self.state is None, *(t.shape for t in (self.drive, *state)))
+        return (self.state is None, *(t.shape for t in (*to_tensors(self.drive), *state)))
 
 
 @dataclass
@@ -156,8 +157,9 @@ def _measure(
     name: str, block: RecurrentBlock, group: Sequence[BlockInput], steps: int, iterations: int
 ) -> BlockDynamics:
     cell, trained = block.cell, block.steps
-    drive = torch.cat([one.drive for one in group])
-    first = _stacked([one.state for one in group if one.state is not None])
+    drive = _stacked([one.drive for one in group])
+    states_given = [one.state for one in group if one.state is not None]
+    first = _stacked(states_given) if states_given else None
     residual = residual_curve(cell, drive, steps=steps, state=first)
     past = past_trained_steps(cell, drive, trained_steps=trained, steps=steps, state=first)
     states = list(islice(block.iterate(drive, first), steps))
@@ -175,9 +177,7 @@ def _measure(
     )
 
 
-def _stacked(states: Sequence[State]) -> State | None:
-    if not states:
-        return None
+def _stacked(states: Sequence[State]) -> State:
     parts = zip(*(to_tensors(state) for state in states), strict=True)
     return like(tuple(torch.cat(tensors) for tensors in parts), states[0])
 

@@ -17,6 +17,7 @@ from rpanoptic.engine.dynamics import (
 )
 from rpanoptic.errors import CheckpointError, ConfigError, DatasetError, UserError
 from rpanoptic.evaluation.dynamics import BlockInput, dynamics_table, measure_dynamics
+from rpanoptic.modeling.backbone import Hierarchy
 from rpanoptic.recurrent import RecurrentBlock, build_cell, recurrent_blocks
 from tests.engine.tiny import tiny_cfg
 
@@ -181,3 +182,21 @@ def test_pictures_of_the_first_test_set(tiny_data: Path, tmp_path: Path) -> None
         dataset_pictures(tiny_cfg(tmp_path, DATASETS__TEST=()), 1)
     with pytest.raises(DatasetError, match="absent_set"):
         dataset_pictures(tiny_cfg(tmp_path, DATASETS__TEST=("absent_set",)), 1)
+
+
+def test_a_joint_equilibrium_of_two_levels_is_recorded_and_measured() -> None:
+    torch.manual_seed(0)
+    cells = {"p2": build_cell("conv_rnn", 2), "p3": build_cell("conv_rnn", 2)}
+    joint = Hierarchy(cells, {"p2": build_cell("top_down", 2, kernel_size=1)})
+    block = RecurrentBlock(joint, steps=3).eval()
+    drive = (torch.rand(3, 2, 4, 4), torch.rand(3, 2, 2, 2))
+    with recorded_inputs({"joint": block}, limit=2) as inputs, torch.no_grad():
+        block(drive)
+    kept = inputs["joint"]
+    assert [[tuple(t.shape) for t in one.drive] for one in kept] == [
+        [(1, 2, 4, 4), (1, 2, 2, 2)]
+    ] * 2
+    assert torch.equal(kept[1].drive[1][0], drive[1][1])
+    results = measure_dynamics("joint", block, kept, steps=5, iterations=5)
+    assert results.residual.shape == (5, 2)
+    assert torch.isfinite(results.radius.value).all()
