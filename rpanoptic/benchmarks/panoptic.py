@@ -8,6 +8,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +89,12 @@ class Run:
         return self.folder / WEIGHTS
 
     def cfg(self) -> CfgNode:
-        """Its config.
+        """Its config; to be read only, as it is made once.
 
         Raises:
             ConfigError: the file or an override is at fault.
         """
-        return setup_config(self.config, self.options)
+        return _config(self.config, self.options)
 
     def finished(self) -> bool:
         """Whether its weights are there, made with this config, and their evaluation.
@@ -134,6 +135,11 @@ class Run:
             return None
         found = {name: last.get(key) for name, key in METRICS.items()}
         return {name: None if v is None or math.isnan(v) else v for name, v in found.items()}
+
+
+@lru_cache(maxsize=None)
+def _config(file: str, options: tuple[str, ...]) -> CfgNode:
+    return setup_config(file, options)
 
 
 def plan(
@@ -253,7 +259,8 @@ def checkpoints(
     wanted = [run for run in runs if run.method in methods]
     found = []
     for run in sorted(_finished(wanted, log), key=lambda run: methods.index(run.method)):
-        cfg = setup_config(run.config, run.options, output_dir=output)
+        cfg = run.cfg().clone()
+        cfg.OUTPUT_DIR = str(output)
         found.append(Checkpoint(run.method, cfg, str(run.weights)))
     return found
 
