@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from rpanoptic.engine.launch import run_parser, start_run
 from rpanoptic.engine.torchrun import (
     LaunchedProcess,
+    _make_local_groups,
     check_flags,
     launched_process,
     process_group,
@@ -95,6 +96,26 @@ def test_others_that_do_not_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         pass
     assert not torch.distributed.is_initialized()
     assert comm._LOCAL_PROCESS_GROUP is None
+
+
+def test_local_group_has_the_processes_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three machines of one, two and one processes; torch.distributed only notes what it is told."""
+    firsts, made = [0, 1, 1, 3], []
+
+    def gather(found: list[int], own: int) -> None:
+        assert own == firsts[2]
+        found[:] = firsts
+
+    def new_group(ranks: list[int]) -> str:
+        made.append(ranks)
+        return f"group of {ranks}"
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    monkeypatch.setattr(torch.distributed, "new_group", new_group)
+    monkeypatch.setattr(comm, "_LOCAL_PROCESS_GROUP", None)
+    _make_local_groups(LaunchedProcess(rank=2, world_size=4, local_rank=1, local_size=2))
+    assert made == [[0], [1, 2], [3]]
+    assert comm._LOCAL_PROCESS_GROUP == "group of [1, 2]"
 
 
 def test_error_is_told_by_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
