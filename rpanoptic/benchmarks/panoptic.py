@@ -8,7 +8,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ class Run:
         return {name: None if v is None or math.isnan(v) else v for name, v in found.items()}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _config(file: str, options: tuple[str, ...]) -> CfgNode:
     return setup_config(file, options)
 
