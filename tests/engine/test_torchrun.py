@@ -99,7 +99,7 @@ def test_others_that_do_not_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_local_group_has_the_processes_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three machines of one, two and one processes; torch.distributed only notes what it is told."""
+    """Three machines of one, two and one processes; no group is really made."""
     firsts, made = [0, 1, 1, 3], []
 
     def gather(found: list[int], own: int) -> None:
