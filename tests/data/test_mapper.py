@@ -73,6 +73,21 @@ def test_a_semantic_png_of_another_size_is_named(cfg, record):
         PanopticDatasetMapper(cfg, True)(record)
 
 
+@pytest.mark.parametrize("is_train", [True, False])
+@pytest.mark.parametrize("size", [(2000, 1), (1, 2000)])
+def test_a_picture_of_which_resizing_leaves_nothing_is_named(cfg, tmp_path, size, is_train):
+    path = tmp_path / "line.png"
+    Image.new("RGB", size).save(path)
+    cfg.INPUT.MAX_SIZE_TRAIN = cfg.INPUT.MAX_SIZE_TEST = 900
+    mapper = PanopticDatasetMapper(cfg, is_train)
+    with pytest.raises(DatasetError, match=rf"line\.png: {size[0]} x {size[1]} .* at most 900"):
+        mapper({"file_name": str(path)})
+    # From 1000 on a half is rounded up.
+    cfg.INPUT.MAX_SIZE_TRAIN = cfg.INPUT.MAX_SIZE_TEST = 1000
+    image = PanopticDatasetMapper(cfg, is_train)({"file_name": str(path)})["image"]
+    assert sorted(image.shape) == [1, 3, 1000]
+
+
 def test_an_error_that_no_file_causes_stays_as_it_is(cfg, record):
     record["annotations"] = [{"bbox": None}]
     with pytest.raises(KeyError, match="bbox_mode"):
