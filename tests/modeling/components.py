@@ -128,7 +128,7 @@ class Component:
 
         def batch(channels: int, side: int, count: int = 1) -> Tensor:
             maps = [noise(number, channels, side, side, count) for number in samples]
-            return torch.cat(maps).to(dtype)
+            return torch.cat([torch.zeros(0, channels, side, side), *maps]).to(dtype)
 
         with EventStorage():
             if self.kind == "meta-architecture":
@@ -139,7 +139,9 @@ class Component:
                 regions = [_regions(number, module.training) for number in samples]
                 return module(batch(CHANNELS, 7, REGIONS), regions)
             features = {f"p{level}": batch(CHANNELS, SIDE >> level) for level in (2, 3, 4, 5)}
-            return module(features, torch.cat([_classes(number) for number in samples]))
+            classes = [_classes(number) for number in samples]
+            nothing = torch.zeros(0, SIDE, SIDE, dtype=torch.int64)
+            return module(features, torch.cat([nothing, *classes]))
 
     def losses(self, module: Any, samples: Sequence[int], seed: int = 0) -> dict[str, Tensor]:
         """The losses by name of a training pass, penalties included."""
@@ -173,7 +175,7 @@ def weighted_mean(features: Mapping[str, Tensor]) -> Tensor:
     generator = torch.Generator().manual_seed(2)
     return sum(
         (
-            (f * torch.randn(f.shape[1:], generator=generator).to(f.dtype)).sum() / len(f)
+            (f * torch.randn(f.shape[1:], generator=generator).to(f.dtype)).sum() / max(len(f), 1)
             for f in features.values()
         ),
         torch.zeros(()),

@@ -1,4 +1,4 @@
-"""Pictures of crowds alone, without segments, without things, or one pixel wide, from file to PQ."""
+"""Pictures of crowds, without segments, without things, or one pixel wide: from file to PQ."""
 
 from __future__ import annotations
 
