@@ -67,7 +67,7 @@ def published_parameters(name: str) -> int | None:
     if place or not name.startswith(("coco_panoptic_", "coco_panoptic/R")):
         return None
     recurrent = "baseline" not in name
-    if "/R101/" in name:
+    if "/R101" in name:
         count = R101_RECURRENT if recurrent else R101
     else:
         count = R50_RECURRENT if recurrent else R50
