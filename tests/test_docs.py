@@ -10,6 +10,7 @@ import pytest
 from rpanoptic.recurrent import CELLS, GRADIENTS, SOLVERS
 from rpanoptic.recurrent.gradients.base import BACKENDS, FAILURE_POLICIES
 from tests.markdown import broken_links, python_blocks, run_block
+from tests.modeling.components import REGISTRIES
 from tests.paths import ROOT
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -73,3 +74,15 @@ def test_default_norms_are_those_of_the_cells() -> None:
     for name, _, norm, *_ in rows("Cells"):
         option = inspect.signature(CELLS.get(name.strip("`"))).parameters.get("norm")
         assert norm == ("–" if option is None else option.default or "none"), name
+
+
+def test_registered_parts_are_named() -> None:
+    text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    parts = [
+        name
+        for registry in REGISTRIES.values()
+        for name, part in registry
+        if part.__module__.startswith("rpanoptic.")
+    ]
+    assert len(parts) > 10
+    assert [name for name in parts if f"`{name}`" not in text and f" {name}`" not in text] == []
