@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rpanoptic.errors import ConfigError
 from rpanoptic.modeling.backbone.conv_rnn_cell import ConvLayer, ConvRNNCell
 from rpanoptic.modeling.backbone.conv_rnn_graph import ConvRNNGraph, ten_layers
-from rpanoptic.modeling.backbone.recurrent_fpn import check_in_features, last_level_p6p7
+from rpanoptic.modeling.backbone.pyramid import build_fpn_on, last_level_p6p7
 from rpanoptic.modeling.build import build_block_of, build_recurrent_cell, output_norm_of
 from rpanoptic.modeling.penalty import PenaltySource
 from rpanoptic.recurrent import RecurrentBlock, RecurrentCell
@@ -235,24 +235,11 @@ def build_convrnn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ConvRNN:
 @BACKBONE_REGISTRY.register()
 def build_convrnn_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """A ConvRNN under Detectron2's FPN with p6, for Mask R-CNN and panoptic models."""
-    return _under_fpn(cfg, build_convrnn_backbone(cfg, input_shape), LastLevelMaxPool())
+    return build_fpn_on(build_convrnn_backbone(cfg, input_shape), cfg, LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
 def build_convrnn_retinanet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """A ConvRNN under Detectron2's FPN with p6 and p7 of res5, for RetinaNet."""
     bottom_up = build_convrnn_backbone(cfg, input_shape)
-    return _under_fpn(cfg, bottom_up, last_level_p6p7(cfg, bottom_up))
-
-
-def _under_fpn(cfg: CfgNode, bottom_up: ConvRNN, top_block: nn.Module) -> FPN:
-    fpn = cfg.MODEL.FPN
-    check_in_features(fpn.IN_FEATURES, bottom_up)
-    return FPN(
-        bottom_up=bottom_up,
-        in_features=fpn.IN_FEATURES,
-        out_channels=fpn.OUT_CHANNELS,
-        norm=fpn.NORM,
-        top_block=top_block,
-        fuse_type=fpn.FUSE_TYPE,
-    )
+    return build_fpn_on(bottom_up, cfg, last_level_p6p7(cfg, bottom_up))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import pairwise
 from typing import Any, cast
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +22,7 @@ from rpanoptic.modeling.backbone.hierarchy import (
     check_keeps_size,
     check_names,
 )
+from rpanoptic.modeling.backbone.pyramid import check_in_features, last_level_p6p7
 from rpanoptic.modeling.build import build_block_of, build_recurrent_cell, output_norm_of
 from rpanoptic.modeling.penalty import PenaltySource
 from rpanoptic.recurrent import RecurrentBlock, RecurrentCell
@@ -229,27 +229,6 @@ def build_fpn_from(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module) -> R
         raise ConfigError(f"{CONFIG_KEY}: {error}") from error
 
 
-def check_in_features(in_features: list[str], bottom_up: Backbone) -> None:
-    """Check that a pyramid can stand on a backbone.
-
-    Raises:
-        ConfigError: a feature is not there, or is not twice as coarse as the one before it.
-    """
-    shapes = bottom_up.output_shape()
-    absent = [name for name in in_features if name not in shapes]
-    if absent or not in_features:
-        raise ConfigError(
-            f"MODEL.FPN.IN_FEATURES is {in_features}, but the backbone gives {list(shapes)} "
-            "(MODEL.RESNETS.OUT_FEATURES for a ResNet)"
-        )
-    strides = [shapes[name].stride for name in in_features]
-    if any(b != 2 * a for a, b in pairwise(strides)):
-        raise ConfigError(
-            f"MODEL.FPN.IN_FEATURES {in_features} have strides {strides}; each must be twice the "
-            "one before it (MODEL.RESNETS.RES5_DILATION must be 1)"
-        )
-
-
 @BACKBONE_REGISTRY.register()
 def build_recurrent_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RecurrentFPN:
     """A ResNet under a :class:`RecurrentFPN` with p6, for Mask R-CNN and panoptic models."""
@@ -261,17 +240,3 @@ def build_recurrent_retinanet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec)
     """A ResNet under a :class:`RecurrentFPN` with p6 and p7 of res5, for RetinaNet."""
     bottom_up = build_resnet_backbone(cfg, input_shape)
     return build_fpn_from(cfg, bottom_up, last_level_p6p7(cfg, bottom_up))
-
-
-def last_level_p6p7(cfg: CfgNode, bottom_up: Backbone) -> LastLevelP6P7:
-    """RetinaNet's levels p6 and p7 on the feature res5.
-
-    Raises:
-        ConfigError: the backbone does not give it.
-    """
-    shapes = bottom_up.output_shape()
-    if "res5" not in shapes:
-        raise ConfigError(
-            f"MODEL.RESNETS.OUT_FEATURES is {list(shapes)}, but RetinaNet's p6 and p7 need res5"
-        )
-    return LastLevelP6P7(shapes["res5"].channels, cfg.MODEL.FPN.OUT_CHANNELS)

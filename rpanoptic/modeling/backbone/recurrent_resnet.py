@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from rpanoptic.errors import ConfigError
 from rpanoptic.modeling.backbone.hierarchy import build_feedback, check_keeps_size
-from rpanoptic.modeling.backbone.recurrent_fpn import check_in_features, last_level_p6p7
+from rpanoptic.modeling.backbone.pyramid import build_fpn_on, last_level_p6p7
 from rpanoptic.modeling.backbone.stage_hierarchy import StageHierarchy
 from rpanoptic.modeling.build import build_block_of, build_recurrent_cell, output_norm_of
 from rpanoptic.modeling.penalty import PenaltySource
@@ -261,24 +261,11 @@ def _check_feedback(cfg: CfgNode) -> None:
 @BACKBONE_REGISTRY.register()
 def build_recurrent_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """A recurrent ResNet under Detectron2's FPN with p6."""
-    return _fpn(cfg, build_recurrent_resnet_backbone(cfg, input_shape), LastLevelMaxPool())
+    return build_fpn_on(build_recurrent_resnet_backbone(cfg, input_shape), cfg, LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
 def build_recurrent_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """A recurrent ResNet under Detectron2's FPN with RetinaNet's p6 and p7."""
     bottom_up = build_recurrent_resnet_backbone(cfg, input_shape)
-    return _fpn(cfg, bottom_up, last_level_p6p7(cfg, bottom_up))
-
-
-def _fpn(cfg: CfgNode, bottom_up: RecurrentResNet, top_block: nn.Module) -> FPN:
-    fpn = cfg.MODEL.FPN
-    check_in_features(fpn.IN_FEATURES, bottom_up)
-    return FPN(
-        bottom_up=bottom_up,
-        in_features=fpn.IN_FEATURES,
-        out_channels=fpn.OUT_CHANNELS,
-        norm=fpn.NORM,
-        top_block=top_block,
-        fuse_type=fpn.FUSE_TYPE,
-    )
+    return build_fpn_on(bottom_up, cfg, last_level_p6p7(cfg, bottom_up))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from detectron2.modeling import build_backbone, build_model
+from detectron2.modeling import build_backbone
 from detectron2.modeling.backbone.fpn import FPN
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
 from detectron2.structures import ImageList
@@ -20,7 +20,14 @@ from rpanoptic.modeling.backbone.recurrent_fpn import PLACES
 from rpanoptic.modeling.penalty import take_penalties
 from rpanoptic.recurrent import GRADIENTS, build_cell, recurrent_blocks
 
-from .tiny import FPN_CHANNELS, images, tiny_backbone, tiny_backbone_cfg, total
+from .tiny import (
+    FPN_CHANNELS,
+    check_stock_models_take,
+    images,
+    tiny_backbone,
+    tiny_backbone_cfg,
+    total,
+)
 
 NAME = "build_recurrent_fpn_backbone"
 RETINANET = "build_recurrent_retinanet_fpn_backbone"
@@ -289,26 +296,8 @@ def test_retinanet_needs_res5() -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_stock_models_take_it(place: str) -> None:
-    keys: dict[str, Any] = {
-        "RECURRENT__FPN__PLACE": place,
-        "RECURRENT__FPN__CELL": "hgru_low_dim" if place == "lateral" else "hgru",
-        "FPN__OUT_CHANNELS": 32,
-        "SEM_SEG_HEAD__CONVS_DIM": 32,
-        "SEM_SEG_HEAD__NUM_CLASSES": 3,
-        "RETINANET__NUM_CLASSES": 2,
-        "RETINANET__NUM_CONVS": 1,
-        "FPN__IN_FEATURES": ["res3", "res4", "res5"],
-        "SEM_SEG_HEAD__IN_FEATURES": ["p3", "p4", "p5"],
-    }
-    picture = [{"image": torch.full((3, 40, 50), 100.0), "height": 40, "width": 50}]
-    cfg = tiny_backbone_cfg(NAME, META_ARCHITECTURE="SemanticSegmentor", **keys)
-    with torch.no_grad():
-        (result,) = build_model(cfg).eval()(picture)
-    assert result["sem_seg"].shape == (3, 40, 50) and result["sem_seg"].isfinite().all()
-    cfg = tiny_backbone_cfg(RETINANET, META_ARCHITECTURE="RetinaNet", **keys)
-    with torch.no_grad():
-        (result,) = build_model(cfg).eval()(picture)
-    assert result["instances"].pred_boxes.tensor.isfinite().all()
+    cell = "hgru_low_dim" if place == "lateral" else "hgru"
+    check_stock_models_take(NAME, RETINANET, RECURRENT__FPN__PLACE=place, RECURRENT__FPN__CELL=cell)
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from detectron2.modeling import build_backbone, build_model
+from detectron2.modeling import build_backbone
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
 from detectron2.structures import ImageList
 from torch import nn
@@ -18,7 +18,15 @@ from rpanoptic.modeling import RecurrentResNet
 from rpanoptic.modeling.penalty import take_penalties
 from rpanoptic.recurrent import build_cell, recurrent_blocks
 
-from .tiny import STAGE_CHANNELS, STAGES, images, tiny_backbone, tiny_backbone_cfg, total
+from .tiny import (
+    STAGE_CHANNELS,
+    STAGES,
+    check_stock_models_take,
+    images,
+    tiny_backbone,
+    tiny_backbone_cfg,
+    total,
+)
 
 NAME = "build_recurrent_resnet_backbone"
 FPN_NAME = "build_recurrent_resnet_fpn_backbone"
@@ -351,25 +359,7 @@ def test_pyramid_needs_its_features(name: str) -> None:
 
 @FEEDBACK
 def test_stock_models_take_it(feedback: bool) -> None:
-    keys: dict[str, Any] = {
-        "RECURRENT__RESNET__FEEDBACK": feedback,
-        "FPN__OUT_CHANNELS": 32,
-        "SEM_SEG_HEAD__CONVS_DIM": 32,
-        "SEM_SEG_HEAD__NUM_CLASSES": 3,
-        "RETINANET__NUM_CLASSES": 2,
-        "RETINANET__NUM_CONVS": 1,
-        "FPN__IN_FEATURES": ["res3", "res4", "res5"],
-        "SEM_SEG_HEAD__IN_FEATURES": ["p3", "p4", "p5"],
-    }
-    picture = [{"image": torch.full((3, 40, 50), 100.0), "height": 40, "width": 50}]
-    cfg = tiny_backbone_cfg(FPN_NAME, META_ARCHITECTURE="SemanticSegmentor", **keys)
-    with torch.no_grad():
-        (result,) = build_model(cfg).eval()(picture)
-    assert result["sem_seg"].shape == (3, 40, 50) and result["sem_seg"].isfinite().all()
-    cfg = tiny_backbone_cfg(RETINANET, META_ARCHITECTURE="RetinaNet", **keys)
-    with torch.no_grad():
-        (result,) = build_model(cfg).eval()(picture)
-    assert result["instances"].pred_boxes.tensor.isfinite().all()
+    check_stock_models_take(FPN_NAME, RETINANET, RECURRENT__RESNET__FEEDBACK=feedback)
 
 
 @pytest.mark.parametrize(("kernel_size", "expected"), [(3, 132_168_064), (1, 22_053_248)])

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import Backbone, build_backbone
+from detectron2.modeling import Backbone, build_backbone, build_model
 
 import rpanoptic.modeling  # noqa: F401  registers the backbones
 from rpanoptic import add_rpanoptic_config
@@ -60,3 +60,26 @@ def total(features: dict[str, torch.Tensor]) -> torch.Tensor:
         (f * torch.randn(f.shape, generator=generator, dtype=torch.float64).to(f.dtype)).sum()
         for f in features.values()
     )
+
+
+def check_stock_models_take(name: str, retinanet: str, **changes: Any) -> None:
+    """Detectron2's own semantic segmentor and RetinaNet run on two builders of a backbone."""
+    keys = {
+        "FPN__OUT_CHANNELS": 32,
+        "SEM_SEG_HEAD__CONVS_DIM": 32,
+        "SEM_SEG_HEAD__NUM_CLASSES": 3,
+        "RETINANET__NUM_CLASSES": 2,
+        "RETINANET__NUM_CONVS": 1,
+        "FPN__IN_FEATURES": ["res3", "res4", "res5"],
+        "SEM_SEG_HEAD__IN_FEATURES": ["p3", "p4", "p5"],
+        **changes,
+    }
+    picture = [{"image": torch.full((3, 40, 50), 100.0), "height": 40, "width": 50}]
+    cfg = tiny_backbone_cfg(name, META_ARCHITECTURE="SemanticSegmentor", **keys)
+    with torch.no_grad():
+        (result,) = build_model(cfg).eval()(picture)
+    assert result["sem_seg"].shape == (3, 40, 50) and result["sem_seg"].isfinite().all()
+    cfg = tiny_backbone_cfg(retinanet, META_ARCHITECTURE="RetinaNet", **keys)
+    with torch.no_grad():
+        (result,) = build_model(cfg).eval()(picture)
+    assert result["instances"].pred_boxes.tensor.isfinite().all()
