@@ -52,14 +52,11 @@ def detectron2_config_file(name: str) -> Path:
     Raises:
         ConfigError: there is no such name; the closest ones are listed.
     """
-    # Imported here: most uses need this package's files alone.
-    from detectron2 import model_zoo
-
-    try:
-        return Path(model_zoo.get_config_file(name))
-    except RuntimeError:
-        known = _detectron2_names()
-        raise ConfigError(f"Detectron2 has no config {name!r}.{_close(name, known)}") from None
+    # Not detectron2.model_zoo.get_config_file, which gives any file or folder that a path leads to.
+    known = _detectron2_names()
+    if name not in known:
+        raise ConfigError(f"Detectron2 has no config {name!r}.{_close(name, known)}")
+    return _detectron2_folder() / name
 
 
 def find_config_file(name: str) -> Path:
@@ -86,6 +83,7 @@ def is_detectron2s_own(path: Path) -> bool:
 
 
 def _detectron2_folder() -> Path:
+    # Imported here: most uses need this package's files alone.
     import detectron2
 
     return Path(detectron2.__file__).parent / "model_zoo" / "configs"

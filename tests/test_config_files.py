@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from rpanoptic.config_files import (
@@ -13,6 +15,7 @@ from rpanoptic.config_files import (
     own_config_file,
     zoo_file,
 )
+from rpanoptic.engine import setup_config
 from rpanoptic.errors import ConfigError
 from tests.paths import CONFIGS
 
@@ -58,3 +61,33 @@ def test_bases_name_either_zoo() -> None:
 def test_unknown_names_list_the_closest(find, name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         find(name)
+
+
+@pytest.mark.parametrize("find", [own_config_file, detectron2_config_file, find_config_file])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/etc/passwd",
+        "../../__init__.py",
+        f"../configs/{DETECTRON2S}",
+        f"./{DETECTRON2S}",
+        "COCO-PanopticSegmentation",
+        ".",
+        "",
+    ],
+)
+def test_a_path_is_no_name(find, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"config {name!r}"):
+        find(name)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../__init__.py", "COCO-Detection", ""])
+def test_a_base_is_no_path_in_a_zoo(tmp_path: Path, name: str) -> None:
+    config = tmp_path / "c.yaml"
+    for scheme in ("detectron2", "rpanoptic"):
+        config.write_text(f'_BASE_: "{scheme}://{name}"\n')
+        with pytest.raises(ConfigError, match=f"c.yaml: _BASE_ '{scheme}://{name}'.* no config"):
+            setup_config(config)
+    config.write_text('_BASE_: "detectron2://panoptic_fpn_R_50_1x.yaml"\n')
+    with pytest.raises(ConfigError, match=f"Close names: {DETECTRON2S}"):
+        setup_config(config)

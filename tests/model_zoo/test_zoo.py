@@ -131,6 +131,12 @@ def test_unknown_names_list_the_closest(ask) -> None:
         ask("synthetic_panoptic_cbp.yaml")
 
 
+def test_nothing_beside_the_configs_is_run() -> None:
+    for ask in (model_zoo.get_config, model_zoo.get):
+        with pytest.raises(ConfigError, match="neither rpanoptic nor Detectron2 has a config"):
+            ask("../../__init__.py")
+
+
 def test_lazy_configs_have_names_too() -> None:
     ours = "lazy/panoptic_fpn_crbp_r50.py"
     assert ours in model_zoo.list()
