@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,6 +18,10 @@ class PenaltySource:
 
     # Never changed in place, so that no two parts share it.
     _penalties: Mapping[str, Tensor] = MappingProxyType({})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle holds: no penalties, whose graphs cannot be copied."""
+        return {name: value for name, value in self.__dict__.items() if name != "_penalties"}
 
     def put_penalty(self, name: str, penalty: Tensor | None) -> None:
         """Keep a penalty until it is taken.
@@ -39,6 +44,13 @@ class PenaltySource:
         """The penalties of the latest pass by name; each is given once."""
         taken, self._penalties = self._penalties, {}
         return dict(taken)
+
+
+def clear_penalties(model: nn.Module) -> None:
+    """Forget the penalties of all parts of a model, and with them their graphs."""
+    for module in model.modules():
+        if isinstance(module, PenaltySource):
+            module.clear_penalties()
 
 
 def take_penalties(model: nn.Module) -> dict[str, Tensor]:

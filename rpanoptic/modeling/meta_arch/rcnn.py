@@ -30,7 +30,16 @@ class RecurrentGeneralizedRCNN(RecurrentModel, GeneralizedRCNN):
         *,
         steps: Steps = None,
     ) -> Any:
-        """As the parent's, with the steps of :meth:`RecurrentModel.forward`."""
+        """As the parent's, with the steps of :meth:`RecurrentModel.forward`.
+
+        There may be no picture.
+
+        Raises:
+            ValueError: ``steps`` are given in training mode, name no block or are below 1.
+        """
+        self._check_steps(steps)
+        if not batched_inputs:
+            return []
         with steps_at_test(self, steps):
             return super().inference(batched_inputs, detected_instances, do_postprocess)
 
@@ -52,7 +61,16 @@ class RecurrentPanopticFPN(RecurrentModel, PanopticFPN):
         *,
         steps: Steps = None,
     ) -> Any:
-        """As the parent's, with the steps of :meth:`RecurrentModel.forward`."""
+        """As the parent's, with the steps of :meth:`RecurrentModel.forward`.
+
+        There may be no picture; without ``do_postprocess`` both halves of the result are empty.
+
+        Raises:
+            ValueError: ``steps`` are given in training mode, name no block or are below 1.
+        """
+        self._check_steps(steps)
+        if not batched_inputs:
+            return [] if do_postprocess else ([], [])
         with steps_at_test(self, steps):
             return super().inference(batched_inputs, do_postprocess)
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeAlias
 from torch import Tensor, nn
 
 from rpanoptic.errors import DatasetError
-from rpanoptic.modeling.penalty import take_penalties
+from rpanoptic.modeling.penalty import clear_penalties, take_penalties
 from rpanoptic.recurrent import Diagnostics, recurrent_blocks, steps_at_test
 
 #: Steps for all recurrent blocks, or by their names; None keeps those of the config.
@@ -48,22 +48,29 @@ class RecurrentModel(nn.Module):
                 return []
             with steps_at_test(self, steps):
                 return super().forward(batched_inputs)
-        if steps is not None:
-            raise ValueError("steps can be chosen at inference only; in training the config does")
+        self._check_steps(steps)
         self._check_ground_truth(batched_inputs)
         # What a pass that was broken off has left belongs to no loss.
-        take_penalties(self)
-        losses: dict[str, Tensor] = super().forward(batched_inputs)
-        for name, penalty in take_penalties(self).items():
-            if name in losses:
-                raise ValueError(f"two parts of the model give a loss named {name!r}")
-            losses[name] = penalty
-        return losses
+        clear_penalties(self)
+        try:
+            losses: dict[str, Tensor] = super().forward(batched_inputs)
+            for name, penalty in take_penalties(self).items():
+                if name in losses:
+                    raise ValueError(f"two parts of the model give a loss named {name!r}")
+                losses[name] = penalty
+            return losses
+        finally:
+            clear_penalties(self)
 
     def diagnostics(self) -> dict[str, Diagnostics]:
         """What the recurrent blocks did in their latest run, by name; those that ran."""
         blocks = recurrent_blocks(self)
         return {name: block.last for name, block in blocks.items() if block.last is not None}
+
+    def _check_steps(self, steps: Steps) -> None:
+        """Raise a ValueError where steps are given in training."""
+        if self.training and steps is not None:
+            raise ValueError("steps can be chosen at inference only; in training the config does")
 
     def _check_ground_truth(self, batched_inputs: list[dict[str, Any]]) -> None:
         if not batched_inputs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,8 @@ def test_steps_of_the_raw_outputs(name: str, tmp_path: Path) -> None:
     assert instances.pred_masks.dim() == 4
     (shown,), (called,) = model.inference([picture()], steps=6), model([picture()], steps=6)
     assert_same_outputs(shown, called)
+    with pytest.raises(ValueError, match="at inference only"):
+        model.train().inference([picture()], steps=6)
 
 
 @torch.no_grad()
@@ -173,6 +177,10 @@ def test_empty_batches(name: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="at least one picture"):
         losses_of(model, [])
     assert model.eval()([]) == []
+    if hasattr(model, "inference") and "Retina" not in name:
+        assert model.inference([]) == []
+        raw = model.inference([], do_postprocess=False)
+        assert raw == (([], []) if "Panoptic" in name else [])
 
 
 class _Stock(nn.Module):
@@ -199,8 +207,38 @@ def test_penalties_are_added_once_and_not_after_a_pass_that_was_broken_off() -> 
     model = _Ours("loss_box", "loss_lipschitz_fpn")
     with pytest.raises(RuntimeError, match="broken off"):
         model(["break off"])
+    assert not model.backbone._penalties
     for _ in range(2):
         assert model(["picture"]) == {"loss_box": 1.0, "loss_lipschitz_fpn": 2.0}
+
+
+@pytest.mark.parametrize("architecture", ["RecurrentRetinaNet", "RetinaNet"])
+def test_a_model_can_be_copied_after_any_pass(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("RecurrentRetinaNet", tmp_path, MODEL__META_ARCHITECTURE=architecture)
+    backbone = model.backbone
+
+    def check_copies(*, kept: bool) -> None:
+        assert bool(backbone._penalties) == kept
+        for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert not copied.backbone._penalties
+            assert copied.state_dict().keys() == model.state_dict().keys()
+            losses_of(copied, [picture()])
+
+    # Detectron2's own architecture takes no penalty.
+    stock = architecture == "RetinaNet"
+    losses_of(model, [picture()])
+    check_copies(kept=stock)
+
+    def broken_off(*args: Any) -> None:
+        raise RuntimeError("broken off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "forward_training", broken_off)
+        with pytest.raises(RuntimeError, match="broken off"):
+            losses_of(model, [picture()])
+    check_copies(kept=stock)
 
 
 def test_a_penalty_hides_no_loss() -> None:
