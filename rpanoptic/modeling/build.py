@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 
 from rpanoptic.errors import ConfigError
@@ -18,12 +19,13 @@ from rpanoptic.recurrent import (
     RecurrentCell,
     build_cell,
 )
+from rpanoptic.recurrent.state import to_tensors
 
 
 def build_recurrent_block(
     node: CfgNode, channels: int, *, key: str, drive_channels: int | None = None
 ) -> RecurrentBlock:
-    """Build the recurrent block that a node of the config describes.
+    """Build the recurrent block of a head that a node of the config describes.
 
     Args:
         node: a node with the keys of ``rpanoptic.config``'s recurrent block.
@@ -32,11 +34,31 @@ def build_recurrent_block(
         drive_channels: channels of the drive; None for as many.
 
     Raises:
-        ConfigError: a value is unknown or out of its range; the message begins with its key.
+        ConfigError: a value is unknown or out of its range, or the cell's state has not the size of
+            its drive; the message begins with its key.
     """
-    return build_block_of(
-        build_recurrent_cell(node, channels, key=key, drive_channels=drive_channels), node, key=key
-    )
+    cell = build_recurrent_cell(node, channels, key=key, drive_channels=drive_channels)
+    try:
+        check_keeps_size("the head", cell)
+    except ValueError as error:
+        raise ConfigError(f"{key}.CELL {node.CELL!r}: {error}") from error
+    return build_block_of(cell, node, key=key)
+
+
+def check_keeps_size(place: str, cell: RecurrentCell) -> None:
+    """Raise a ValueError unless a cell's state has the height and width of its drive.
+
+    Args:
+        place: what the cell serves, such as "level p3", for the message.
+        cell: the cell.
+    """
+    device = next((p.device for p in cell.parameters()), None)
+    probe = torch.zeros(1, cell.drive_channels, 2, 2, device=device)
+    if any(t.shape[2:] != (2, 2) for t in to_tensors(cell.initial_state(probe))):
+        raise ValueError(
+            f"{place} needs a cell whose state is as high and wide as its drive; "
+            f"that of {type(cell).__name__} is not"
+        )
 
 
 def build_recurrent_cell(

@@ -133,6 +133,11 @@ def test_built_without_a_config() -> None:
         RecurrentSemSegFPNHead(
             LEVELS, recurrence=block, num_classes=3, conv_dims=16, common_stride=4
         )
+    block = RecurrentBlock(build_cell("top_down", WIDTH))
+    with pytest.raises(ValueError, match="the semantic head needs a cell whose state is as high"):
+        RecurrentSemSegFPNHead(
+            LEVELS, recurrence=block, num_classes=3, conv_dims=WIDTH, common_stride=4
+        )
 
 
 @pytest.mark.parametrize(
@@ -141,6 +146,7 @@ def test_built_without_a_config() -> None:
         ("STEPS", 0, r"SEM_SEG_HEAD\.STEPS must be at least 1"),
         ("OUTPUT_NORM", "XN", r"SEM_SEG_HEAD\.OUTPUT_NORM must be one of"),
         ("KERNEL_SIZE", 2, r"MODEL\.RECURRENT\.SEM_SEG_HEAD: kernel_size"),
+        ("CELL", "top_down", r"SEM_SEG_HEAD\.CELL 'top_down': .* as high and wide as its drive"),
     ],
 )
 def test_impossible_values_name_their_key(key: str, value: object, words: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rpanoptic.modeling.backbone.conv_rnn_graph import ConvRNNGraph, Layer
-from rpanoptic.modeling.backbone.hierarchy import check_keeps_size
+from rpanoptic.modeling.build import check_keeps_size
 from rpanoptic.recurrent import RecurrentCell
 from rpanoptic.recurrent.state import State, to_tensors
 
@@ -296,4 +296,4 @@ def _check_cell(cell: RecurrentCell, name: str, channels: int) -> None:
             f"the cell of layer {name!r} must have drive and output of the layer's {channels} "
             f"channels; it takes {cell.drive_channels} and gives {cell.channels}"
         )
-    check_keeps_size(name, cell)
+    check_keeps_size(f"level {name}", cell)

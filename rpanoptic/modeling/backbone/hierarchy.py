@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, cast
 
-import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from rpanoptic.errors import ConfigError
+from rpanoptic.modeling.build import check_keeps_size
 from rpanoptic.recurrent import RecurrentCell, build_cell
 from rpanoptic.recurrent.cells.base import Drive
 from rpanoptic.recurrent.state import State, to_tensors
@@ -56,7 +56,7 @@ class Hierarchy(RecurrentCell):
                     f"{wanted[1]}; got {given[0]} and {given[1]}"
                 )
         for name, cell in cells.items():
-            check_keeps_size(name, cell)
+            check_keeps_size(f"level {name}", cell)
         self.cells = nn.ModuleDict(cells)
         self.feedback = nn.ModuleDict({name: feedback[name] for name in names[:-1]})
         self.state_tensors = sum(cell.state_tensors for cell in cells.values())
@@ -132,21 +132,6 @@ def check_names(what: str, given: Mapping[str, Any], wanted: list[str]) -> None:
     """Raise a ValueError unless a mapping has exactly the wanted keys."""
     if set(given) != set(wanted):
         raise ValueError(f"{what} must be given for {wanted}; got {list(given)}")
-
-
-def check_keeps_size(name: str, cell: RecurrentCell) -> None:
-    """Raise a ValueError unless a cell's state has the height and width of its drive.
-
-    Args:
-        name: of the level that it serves, for the message.
-    """
-    device = next((p.device for p in cell.parameters()), None)
-    probe = torch.zeros(1, cell.drive_channels, 2, 2, device=device)
-    if any(t.shape[2:] != (2, 2) for t in to_tensors(cell.initial_state(probe))):
-        raise ValueError(
-            f"level {name} needs a cell whose state is as high and wide as its drive; "
-            f"that of {type(cell).__name__} is not"
-        )
 
 
 def build_feedback(

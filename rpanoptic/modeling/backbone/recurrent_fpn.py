@@ -19,11 +19,15 @@ from rpanoptic.errors import ConfigError
 from rpanoptic.modeling.backbone.hierarchy import (
     Hierarchy,
     build_feedback,
-    check_keeps_size,
     check_names,
 )
 from rpanoptic.modeling.backbone.pyramid import check_in_features, last_level_p6p7
-from rpanoptic.modeling.build import build_block_of, build_recurrent_cell, output_norm_of
+from rpanoptic.modeling.build import (
+    build_block_of,
+    build_recurrent_cell,
+    check_keeps_size,
+    output_norm_of,
+)
 from rpanoptic.modeling.penalty import PenaltySource
 from rpanoptic.recurrent import RecurrentBlock, RecurrentCell
 
@@ -180,7 +184,7 @@ def _check_cell(level: str, cell: RecurrentCell, channels: int, drive_channels: 
             f"level {level} needs a cell of {channels} channels with a drive of {drive_channels}; "
             f"got one of {cell.channels} with a drive of {cell.drive_channels}"
         )
-    check_keeps_size(level, cell)
+    check_keeps_size(f"level {level}", cell)
 
 
 def build_fpn_from(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module) -> RecurrentFPN:

@@ -16,10 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rpanoptic.errors import ConfigError
-from rpanoptic.modeling.backbone.hierarchy import build_feedback, check_keeps_size
+from rpanoptic.modeling.backbone.hierarchy import build_feedback
 from rpanoptic.modeling.backbone.pyramid import build_fpn_on, last_level_p6p7
 from rpanoptic.modeling.backbone.stage_hierarchy import StageHierarchy
-from rpanoptic.modeling.build import build_block_of, build_recurrent_cell, output_norm_of
+from rpanoptic.modeling.build import (
+    build_block_of,
+    build_recurrent_cell,
+    check_keeps_size,
+    output_norm_of,
+)
 from rpanoptic.modeling.penalty import PenaltySource
 from rpanoptic.recurrent import RecurrentBlock, RecurrentCell
 
@@ -141,7 +146,7 @@ def _check_cells(cells: Mapping[str, RecurrentCell], channels: dict[str, int]) -
                 f"stage {name} needs a cell of {channels[name]} channels with a drive of as many; "
                 f"got one of {cell.channels} with a drive of {cell.drive_channels}"
             )
-        check_keeps_size(name, cell)
+        check_keeps_size(f"level {name}", cell)
     return [name for name in channels if name in cells]
 
 

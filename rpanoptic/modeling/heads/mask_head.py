@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rpanoptic.errors import ConfigError
-from rpanoptic.modeling.build import build_recurrent_block, output_norm_of
+from rpanoptic.modeling.build import build_recurrent_block, check_keeps_size, output_norm_of
 from rpanoptic.recurrent import RecurrentBlock
 
 CONFIG_KEY = "MODEL.RECURRENT.MASK_HEAD"
@@ -46,7 +46,7 @@ class RecurrentMaskRCNNHead(BaseMaskRCNNHead):
         vis_period: how often, in iterations, Detectron2 draws masks for TensorBoard; 0 never.
 
     Raises:
-        ValueError: the recurrent block has not C channels.
+        ValueError: the recurrent block has not C channels, or a cell that changes the size.
     """
 
     @configurable
@@ -67,6 +67,7 @@ class RecurrentMaskRCNNHead(BaseMaskRCNNHead):
                 f"the drive of the recurrent block has {recurrence.cell.drive_channels} channels, "
                 f"the pooled features have {input_shape.channels}"
             )
+        check_keeps_size("the mask head", recurrence.cell)
         self.recurrence = recurrence
         self.output_norm = get_norm(output_norm, channels) or nn.Identity()
         self.deconv = nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2)

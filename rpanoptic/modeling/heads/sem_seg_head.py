@@ -11,7 +11,7 @@ from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rpanoptic.modeling.build import build_recurrent_block, output_norm_of
+from rpanoptic.modeling.build import build_recurrent_block, check_keeps_size, output_norm_of
 from rpanoptic.recurrent import RecurrentBlock
 
 CONFIG_KEY = "MODEL.RECURRENT.SEM_SEG_HEAD"
@@ -39,7 +39,7 @@ class RecurrentSemSegFPNHead(SemSegFPNHead):
             ``norm`` and ``ignore_value``.
 
     Raises:
-        ValueError: the recurrent block is not driven by C channels.
+        ValueError: the recurrent block is not driven by C channels, or its cell changes the size.
     """
 
     @configurable
@@ -63,6 +63,7 @@ class RecurrentSemSegFPNHead(SemSegFPNHead):
                 f"the recurrent block takes {cell.drive_channels} channels and gives "
                 f"{cell.channels}; the semantic head has conv_dims = {conv_dims}"
             )
+        check_keeps_size("the semantic head", recurrence.cell)
         self.recurrence = recurrence
         self.output_norm = get_norm(output_norm, conv_dims) or nn.Identity()
 
