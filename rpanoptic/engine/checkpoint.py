@@ -17,6 +17,7 @@ from torch import nn
 
 from rpanoptic.data.paths import write_atomically
 from rpanoptic.engine.array_pickle import RefusedPickleError, load_arrays
+from rpanoptic.engine.shared_files import agreed_checkpoint, weights_everywhere
 from rpanoptic.engine.weights_file import local_weights
 from rpanoptic.errors import CheckpointError
 
@@ -30,6 +31,8 @@ _PREDICTORS = (
     "roi_heads.mask_head.predictor.",
     "sem_seg_head.predictor.",
 )
+# Names that a training's checkpoints have until they are complete.
+_PARTIAL = re.compile(r"\.model_(\d{7,}|final|best)\.pth\.partial")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -61,17 +64,30 @@ class PanopticCheckpointer(DetectionCheckpointer):
     ) -> dict[str, Any]:
         """Load the last checkpoint of the folder if ``resume`` and there is one, else ``path``.
 
+        Every process of a distributed run calls this.
+
         Args:
             path: file or URL; "" keeps the model as it is.
             resume: prefer the last checkpoint of ``save_dir``, with all that was saved along.
             strict: refuse ``path`` unless it holds exactly the model's weights.
 
         Raises:
-            CheckpointError: see :meth:`load`.
+            CheckpointError: processes see different checkpoints, or see :meth:`load`.
         """
-        if resume and self.has_checkpoint():
-            return self.load(self.get_checkpoint_file(), strict=True)
+        last = self.last_checkpoint() if resume else ""
+        if last or path:
+            weights_everywhere(last or path)
+        if last:
+            return self.load(last, strict=True)
         return self.load(path, checkpointables=[], strict=strict)
+
+    def last_checkpoint(self) -> str:
+        """The file to resume from, "" where there is none; every process calls this.
+
+        Raises:
+            CheckpointError: processes see different ones.
+        """
+        return agreed_checkpoint(self.get_checkpoint_file(), folder=self.save_dir)
 
     def load(
         self, path: str, checkpointables: list[str] | None = None, *, strict: bool = False
@@ -110,6 +126,12 @@ class PanopticCheckpointer(DetectionCheckpointer):
             torch.save(data, stream)
         if last:
             self.tag_last_checkpoint(file.name)
+
+    def remove_partial(self) -> None:
+        """Remove what a killed run left half-written; for when no run writes into the folder."""
+        for file in Path(self.save_dir).glob(".*.partial") if self.save_dir else ():
+            if _PARTIAL.fullmatch(file.name):
+                file.unlink(missing_ok=True)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note which file of the folder is the last checkpoint."""

@@ -76,7 +76,7 @@ def _train(cfg: CfgNode, *, resume: bool) -> tuple[nn.Module, dict[str, Any] | N
         set_earlier_run_aside(Path(cfg.OUTPUT_DIR))
     comm.synchronize()
     trainer = Trainer(cfg)
-    if resume and not trainer.checkpointer.has_checkpoint():
+    if resume and not trainer.checkpointer.last_checkpoint():
         logger.warning("--resume: %s holds no checkpoint, so this starts anew.", cfg.OUTPUT_DIR)
     trainer.resume_or_load(resume=resume)
     results = trainer.train()
@@ -86,7 +86,7 @@ def _train(cfg: CfgNode, *, resume: bool) -> tuple[nn.Module, dict[str, Any] | N
 def _evaluate(cfg: CfgNode, *, resume: bool) -> tuple[nn.Module, dict[str, Any] | None]:
     model = Trainer.build_model(cfg)
     checkpointer = PanopticCheckpointer(model, cfg.OUTPUT_DIR)
-    if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
+    if not (resume and checkpointer.last_checkpoint()) and not cfg.MODEL.WEIGHTS:
         raise CheckpointError(
             "--eval-only needs weights: set MODEL.WEIGHTS, or give --resume for the last "
             f"checkpoint in OUTPUT_DIR ({cfg.OUTPUT_DIR})."
