@@ -47,6 +47,9 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # by the backbone's features: CELL must take a drive of more channels, as "hgru_low_dim"),
     # "output" (a cell after each lateral convolution, each level with an equilibrium of its own),
     # or "topdown" (cells and gated top-down cells from the level above in one joint equilibrium).
+    # MODEL.FPN.FUSE_TYPE has no meaning at "topdown", where levels are not added. The top-down
+    # cells take NORM, BIAS_INIT and STEPS of this node; NONLINEARITY and KERNEL_SIZE are those of
+    # the levels' own cells alone.
     cfg.MODEL.RECURRENT.FPN.PLACE = "output"
     # Side of the kernels of the gated top-down cells of "topdown"; odd.
     cfg.MODEL.RECURRENT.FPN.TOP_DOWN_KERNEL_SIZE = 1
@@ -62,7 +65,8 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # Gated feedback from each of these stages to the one before it, which must be its neighbour.
     # All states then share one joint equilibrium. The stages after the first are a part of its
     # step, where MODEL.RESNETS.NORM and OUTPUT_NORM must keep no statistics of batches: "FrozenBN"
-    # or "GN".
+    # or "GN". The feedback's cells take NORM, BIAS_INIT and STEPS of this node; NONLINEARITY and
+    # KERNEL_SIZE are those of the stages' own cells alone.
     cfg.MODEL.RECURRENT.RESNET.FEEDBACK = False
     # Side of the kernels of the feedback's cells; odd.
     cfg.MODEL.RECURRENT.RESNET.FEEDBACK_KERNEL_SIZE = 1

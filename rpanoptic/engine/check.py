@@ -21,6 +21,7 @@ from torch import nn
 from rpanoptic.data import check_dataset
 from rpanoptic.engine.setup import closest
 from rpanoptic.engine.train_step import amp_dtype, check_batch
+from rpanoptic.engine.unused import check_unused_nodes
 from rpanoptic.errors import ConfigError
 from rpanoptic.evaluation import check_evaluators
 from rpanoptic.modeling import RecurrentModel, check_recurrent_node
@@ -37,20 +38,32 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
         eval_only: leave out the training sets.
 
     Raises:
-        ConfigError: a recurrent block has an unknown part or an impossible number of steps;
+        ConfigError: a recurrent block has an unknown part or an impossible number of steps, or
+            settings though the model has no such block; ``TEST.AUG.ENABLED`` is set;
             ``OUTPUT_DIR`` cannot be written; no dataset is named; a head has another number of
             classes than a panoptic dataset; the architecture, the backbone or a head is not
             registered; a test set judges nothing that the model predicts; mixed precision in
-            float16 is asked for without a GPU; the batch has no equal parts.
+            float16 is asked for without a GPU; the batch has no equal parts; a period is below 1.
         DatasetError: a dataset is unknown, missing or damaged, or no evaluator is known for a
             test set's type.
     """
     _check_parts(cfg, eval_only=eval_only)
     for place, node in cfg.MODEL.RECURRENT.items():
         check_recurrent_node(node, key=f"MODEL.RECURRENT.{place}")
+    check_unused_nodes(cfg)
+    if cfg.TEST.AUG.ENABLED:
+        raise ConfigError(
+            "TEST.AUG.ENABLED: an evaluation here augments no pictures. Leave it False, and for "
+            "augmented results call detectron2.modeling.GeneralizedRCNNWithTTA(cfg, model) from "
+            "Python, with model.detector() of a RecurrentPanopticFPN; see docs/models.md."
+        )
     check_output_dir(cfg.OUTPUT_DIR, key="OUTPUT_DIR")
     if cfg.RPANOPTIC.LOG_PERIOD < 1:
         raise ConfigError(f"RPANOPTIC.LOG_PERIOD is {cfg.RPANOPTIC.LOG_PERIOD}; at least 1.")
+    if not eval_only and cfg.SOLVER.CHECKPOINT_PERIOD < 1:
+        raise ConfigError(
+            f"SOLVER.CHECKPOINT_PERIOD is {cfg.SOLVER.CHECKPOINT_PERIOD}; at least 1."
+        )
     needed = ["TEST"] if eval_only else ["TRAIN"]
     for split in needed:
         if not cfg.DATASETS[split]:

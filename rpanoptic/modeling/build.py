@@ -183,8 +183,8 @@ def check_recurrent_node(node: CfgNode, *, key: str) -> None:
     """Check what can be known of a recurrent block before any data or model is there.
 
     Raises:
-        ConfigError: an unknown cell or gradient method (the known ones are listed), or a number
-            of steps that cannot be run.
+        ConfigError: an unknown cell or gradient method (the known ones are listed), a number of
+            steps that cannot be run, or an impossible kernel size of the feedback's cells.
     """
     for name, registry in (("CELL", CELLS), ("GRADIENT", GRADIENTS)):
         try:
@@ -194,3 +194,7 @@ def check_recurrent_node(node: CfgNode, *, key: str) -> None:
     for name, least in (("STEPS", 1), ("STEPS_TEST", 0)):
         if node[name] < least:
             raise ConfigError(f"{key}.{name} must be at least {least}, got {node[name]}")
+    # With feedback or without: a value that waits for it to be turned on should be right already.
+    for name in ("TOP_DOWN_KERNEL_SIZE", "FEEDBACK_KERNEL_SIZE"):
+        if name in node and (node[name] < 1 or node[name] % 2 == 0):
+            raise ConfigError(f"{key}.{name} must be odd and at least 1, got {node[name]}")

@@ -74,7 +74,23 @@ def test_sound_run_passes(tmp_path: Path, tiny_data: Path) -> None:
         ("MODEL.BACKBONE.NAME", "resnet", r"BACKBONE\.NAME 'resnet'.*build_resnet_fpn_backbone"),
         ("MODEL.SEM_SEG_HEAD.NAME", "SemSegHead", r"SEM_SEG_HEAD\.NAME .*mean SemSegFPNHead"),
         ("MODEL.MASK_ON", False, r"MASK_ON is False, but a RecurrentPanopticFPN"),
+        (
+            "MODEL.RECURRENT.FPN.STEPS",
+            5,
+            r"RECURRENT\.FPN\.STEPS is set, but MODEL\.BACKBONE\.NAME build_resnet_fpn_backbone "
+            r"does not read it: .*build_recurrent_fpn_backbone or",
+        ),
+        (
+            "MODEL.RECURRENT.SEM_SEG_HEAD.ADJOINT.MAX_STEPS",
+            5,
+            r"SEM_SEG_HEAD\.ADJOINT\.MAX_STEPS is set.*SEM_SEG_HEAD\.NAME RecurrentSemSegFPNHead",
+        ),
+        ("MODEL.RECURRENT.CONVRNN.LAYERS", ["conv4"], r"CONVRNN\.LAYERS is set"),
+        ("MODEL.RECURRENT.FPN.TOP_DOWN_KERNEL_SIZE", 2, r"FPN\.TOP_DOWN_KERNEL_SIZE must be odd"),
+        ("MODEL.RECURRENT.RESNET.FEEDBACK_KERNEL_SIZE", -1, r"FEEDBACK_KERNEL_SIZE must be odd"),
+        ("TEST.AUG.ENABLED", True, r"TEST\.AUG\.ENABLED.*GeneralizedRCNNWithTTA.*detector\(\)"),
         ("RPANOPTIC.LOG_PERIOD", 0, r"LOG_PERIOD is 0; at least 1"),
+        ("SOLVER.CHECKPOINT_PERIOD", 0, r"SOLVER\.CHECKPOINT_PERIOD is 0; at least 1"),
         ("SOLVER.AMP.ENABLED", True, r"AMP\.ENABLED with float16 needs a GPU.*bfloat16"),
     ],
 )

@@ -51,8 +51,14 @@ MODELS: dict[str, tuple[dict[str, Any], set[str]]] = {
 
 def model_cfg(name: str, folder: Path, **changes: Any) -> CfgNode:
     """The config of a tiny model; keys of ``changes`` are written with __ for a dot."""
-    steps = {f"MODEL.RECURRENT.{place}.STEPS": 3 for place in ("FPN", "SEM_SEG_HEAD")}
-    options = {"MODEL.META_ARCHITECTURE": name} | steps | MODELS[name][0]
+    own, penalties = MODELS[name]
+    places = {"fpn": "FPN", "mask": "MASK_HEAD", "sem_seg": "SEM_SEG_HEAD"}
+    # 20 is the default: what the model does not have may not be set.
+    steps = {
+        f"MODEL.RECURRENT.{place}.STEPS": 3 if f"loss_lipschitz_{part}" in penalties else 20
+        for part, place in places.items()
+    }
+    options = {"MODEL.META_ARCHITECTURE": name} | steps | own
     options |= {key.replace("__", "."): value for key, value in changes.items()}
     return tiny_cfg(folder, **{key.replace(".", "__"): value for key, value in options.items()})
 

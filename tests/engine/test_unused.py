@@ -1,0 +1,57 @@
+"""Settings of recurrent blocks that the model of a config does not have."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from detectron2.modeling import BACKBONE_REGISTRY
+
+from rpanoptic.engine import setup_config
+from rpanoptic.engine.unused import check_unused_nodes
+from rpanoptic.errors import ConfigError
+from tests.engine.tiny import tiny_cfg
+from tests.modeling.meta_arch.models import MODELS, model_cfg
+from tests.paths import CONFIGS
+
+FILES = sorted(f for f in CONFIGS.rglob("*.yaml") if f.parent.name != "_base_")
+
+
+def test_no_config_of_ours_sets_what_its_model_lacks(caplog: pytest.LogCaptureFixture) -> None:
+    for file in FILES:
+        check_unused_nodes(setup_config(file))
+    assert not [record for record in caplog.records if "is set, but" in record.getMessage()]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_settings_of_every_part_that_there_is(name: str, tmp_path: Path) -> None:
+    check_unused_nodes(model_cfg(name, tmp_path))
+
+
+def test_a_part_that_the_architecture_does_not_build(tmp_path: Path) -> None:
+    cfg = model_cfg("RecurrentRetinaNet", tmp_path, MODEL__RECURRENT__MASK_HEAD__STEPS=5)
+    with pytest.raises(ConfigError, match=r"MASK_HEAD\.STEPS .* RecurrentRetinaNet .* no masks"):
+        check_unused_nodes(cfg)
+
+
+def test_a_feed_forward_model_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = {"MODEL__ROI_MASK_HEAD__NAME": "MaskRCNNConvUpsampleHead"}
+    with caplog.at_level(logging.WARNING, logger="rpanoptic"):
+        check_unused_nodes(tiny_cfg(tmp_path, **head))
+    assert "MASK_HEAD.STEPS is set, but MODEL.ROI_MASK_HEAD.NAME MaskRCNNConv" in caplog.text
+
+
+def test_a_part_from_elsewhere_may_read_its_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def my_backbone() -> None: ...
+
+    monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, "my_backbone", my_backbone)
+    settings = {"MODEL__RECURRENT__FPN__STEPS": 5, "MODEL__BACKBONE__NAME": "my_backbone"}
+    check_unused_nodes(tiny_cfg(tmp_path, **settings))
+    settings["MODEL__BACKBONE__NAME"] = "build_resnet_fpn_backbone"
+    with pytest.raises(ConfigError, match=r"FPN\.STEPS"):
+        check_unused_nodes(tiny_cfg(tmp_path, **settings))
