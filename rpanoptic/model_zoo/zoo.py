@@ -9,13 +9,14 @@ import torch
 from detectron2 import model_zoo as detectron2_zoo
 from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.modeling import build_model
+from omegaconf import OmegaConf
 from torch import nn
 
 from rpanoptic.config_files import find_config_file, list_config_files
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.setup import setup_config
 from rpanoptic.engine.weights_file import check_sha256, local_weights
-from rpanoptic.errors import CheckpointError
+from rpanoptic.errors import CheckpointError, ConfigError
 from rpanoptic.model_zoo.published import PUBLISHED, PublishedWeights
 
 
@@ -101,19 +102,29 @@ def get(
         sha256: 64 hexadecimal digits that ``weights`` are checked by before they are loaded.
 
     Raises:
-        ConfigError: there is no such name.
+        ConfigError: there is no such name, its lazy config has no model, or PyTorch cannot use the
+            device.
         CheckpointError: weights are asked for that are not published, cannot be fetched, are
             other ones than ``sha256`` says, hold code, or do not fit.
     """
     if trained and weights is not None:
         raise CheckpointError("get(): give either trained=True or weights, not both.")
+    if trained and sha256 is not None:
+        raise CheckpointError(
+            "get(): sha256 checks weights of your own; those of trained=True are checked by the "
+            "SHA-256 that is published with them, where they are ours."
+        )
     if sha256 is not None and not weights:
         raise CheckpointError("get(): sha256 is given, but no weights that it could check.")
+    if device is not None:
+        _check_device(device)
     cfg = get_config(name, trained)
+    if not isinstance(cfg, CfgNode) and "model" not in cfg:
+        raise ConfigError(f"{name} describes no model: it is a part of other lazy configs.")
     if weights is not None:
         source, strict = str(weights), True
     else:
-        source = cfg.MODEL.WEIGHTS if isinstance(cfg, CfgNode) else cfg.train.init_checkpoint
+        source = cfg.MODEL.WEIGHTS if isinstance(cfg, CfgNode) else _lazy_weights(cfg)
         strict = trained and name in PUBLISHED
         sha256 = PUBLISHED[name].sha256 if strict else None
     # Before a model is built, which takes longer than to see that its weights are not there.
@@ -134,6 +145,20 @@ def _record(name: str) -> PublishedWeights:
             f'get("{name}", weights="model_final.pth").'
         )
     return PUBLISHED[name]
+
+
+def _lazy_weights(cfg: Any) -> str:
+    """The weights that a lazy config starts from; "" for one that is a model alone."""
+    return OmegaConf.select(cfg, "train.init_checkpoint") or ""
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    # AssertionError: a PyTorch that was built without CUDA.
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"get(): PyTorch cannot use device {device!r}: {reason}") from error
 
 
 def _build(cfg: Any, device: str | None) -> nn.Module:

@@ -108,6 +108,10 @@ def test_published_weights_are_checked_and_loaded(
             "Detectron2 publishes no weights",
         ),
         (lambda: model_zoo.get(OURS, trained=True, weights="a.pth"), "not both"),
+        (
+            lambda: model_zoo.get(OURS, trained=True, sha256="0" * 64),
+            r"sha256 checks weights of your own; those of trained=True",
+        ),
         (lambda: model_zoo.get(OURS, sha256="0" * 64), "no weights that it could check"),
         (lambda: model_zoo.get(OURS, weights="", sha256="0" * 64), "no weights that it could"),
     ],
@@ -148,6 +152,19 @@ def test_lazy_configs_have_names_too() -> None:
     assert model_zoo.get_config(LAZY).model.roi_heads.num_classes == 80
     with pytest.raises(ConfigError, match="is a lazy config; this takes YAML"):
         setup_config(LAZY)
+
+
+def test_a_lazy_config_without_a_model_and_one_that_is_a_model_alone() -> None:
+    with pytest.raises(ConfigError, match=r"common/optim\.py describes no model"):
+        model_zoo.get("common/optim.py", device="cpu")
+    # It names no weights to start from.
+    assert model_zoo.get("common/models/retinanet.py", device="cpu").training
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", ""])
+def test_devices_that_there_are_not(device: str) -> None:
+    with pytest.raises(ConfigError, match=f"PyTorch cannot use device '{device}'"):
+        model_zoo.get(OURS, device=device)
 
 
 def test_importing_opens_no_connection() -> None:
