@@ -269,7 +269,7 @@ def test_without_a_config() -> None:
         ({"RECURRENT__FPN__OUTPUT_NORM": "gn"}, r"MODEL\.RECURRENT\.FPN\.OUTPUT_NORM must be one"),
         (
             {"RECURRENT__FPN__PLACE": "topdown", "RECURRENT__FPN__TOP_DOWN_KERNEL_SIZE": 2},
-            r"MODEL\.RECURRENT\.FPN\.TOP_DOWN_KERNEL_SIZE: kernel_size must be odd",
+            r"MODEL\.RECURRENT\.FPN\.TOP_DOWN_KERNEL_SIZE must be odd",
         ),
         (
             {

@@ -328,7 +328,7 @@ def test_without_a_config() -> None:
         (
             {"FEEDBACK": True, "FEEDBACK_KERNEL_SIZE": 4},
             {},
-            r"RESNET\.FEEDBACK_KERNEL_SIZE: kernel_size must be odd",
+            r"RESNET\.FEEDBACK_KERNEL_SIZE must be odd",
         ),
         (
             {"GRADIENT": "cg_rbp", "BACKEND": "functional"},
