@@ -214,7 +214,8 @@ def _convert(
             semantic[ids == segment["id"]] = labels[segment["category_id"]]
         encoded = io.BytesIO()
         Image.fromarray(semantic).save(encoded, format="PNG")
-        write_atomically(target, encoded.getvalue())
+        # A hundred thousand pictures; the next call would tell one that is not whole.
+        write_atomically(target, encoded.getvalue(), sync=False)
     things = [
         {
             "image_id": job.annotation["image_id"],

@@ -17,8 +17,15 @@ def datasets_root() -> Path:
     return Path(os.environ.get(DATASETS_VARIABLE) or "datasets").expanduser()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Write ``data`` to ``path`` so that no reader, and no later run, ever sees a part of it.
+
+    Args:
+        path: the file.
+        data: all its bytes.
+        sync: wait until they are on the disk, so that a machine that fails leaves the old file or
+            the new one. Without it, it may leave an empty one; for many files whose readers
+            check that they are whole.
 
     Raises:
         OSError: the folder does not exist or cannot be written.
@@ -27,6 +34,9 @@ def write_atomically(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         # mkstemp makes private files; data is for whoever may read the folder.
         Path(temporary).chmod(0o666 & ~_umask())
         Path(temporary).replace(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
+from rpanoptic.engine.earlier_run import numbered_aside
+from rpanoptic.engine.ending import Evaluation, ended_well
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +33,9 @@ def with_checkpoint_hooks(
     """Put our checkpoint hooks among Detectron2's.
 
     :class:`RecentCheckpoints` takes the place of the periodic checkpointer, before the evaluation
-    (a failing evaluation then loses no training), and :class:`BestCheckpoint` follows the
-    evaluation. Every process gets them, since every process loads the state of all hooks; only
-    the main process writes.
+    (a failing evaluation then loses no training), :class:`~rpanoptic.engine.ending.Evaluation` that
+    of Detectron2's evaluation, and :class:`BestCheckpoint` follows. Every process gets them, since
+    every process loads the state of all hooks; only the main process writes.
 
     Args:
         built: hooks of Detectron2's default trainer, in their order.
@@ -49,7 +52,7 @@ def with_checkpoint_hooks(
         if not isinstance(hook, hooks.EvalHook):
             result.append(hook)
             continue
-        result += [recent, hook]
+        result += [recent, Evaluation(hook._period, hook._func)]
         # One evaluation, at the end, chooses nothing.
         if cfg.RPANOPTIC.BEST_METRIC and cfg.TEST.EVAL_PERIOD > 0:
             result.append(
@@ -79,6 +82,8 @@ class RecentCheckpoints(hooks.PeriodicCheckpointer):
     def before_train(self) -> None:
         """Count the checkpoint that was resumed from: its own state does not name it yet."""
         super().before_train()
+        if comm.is_main_process():
+            self.checkpointer.remove_partial()
         start = self.trainer.start_iter
         if self.max_to_keep is not None and start > 0 and start % self.period == 0:
             file = self._file(f"{self.file_prefix}_{start - 1:07d}.pth")
@@ -113,7 +118,12 @@ class BestCheckpoint(hooks.BestCheckpointer):
     """Keeps the model of the best evaluation as ``model_best.pth``.
 
     Detectron2's own hook would make that file the one to resume from, forgets what was best when
-    a run is resumed, and warns at each evaluation that lacks the metric.
+    a run is resumed, takes a failed last iteration for the end, and warns at each evaluation that
+    lacks the metric.
+
+    How good the best is, and of which run, is in ``model_best.pth`` itself. A resumed run goes on
+    with the file if it is of the same run and metric, even if its iteration is one that is
+    repeated. Any other file of that name becomes ``model_best.1.pth``: it may be better.
 
     Args:
         period: iterations between two evaluations.
@@ -127,39 +137,44 @@ class BestCheckpoint(hooks.BestCheckpointer):
     def __init__(self, period: int, checkpointer: PanopticCheckpointer, metric: str) -> None:
         super().__init__(period, checkpointer, metric, mode="max", file_prefix=BEST)
         self._told = False
+        self._run: str | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What was best so far: metric, value and iteration; empty before the first evaluation."""
-        if self.best_metric is None:
-            return {}
-        return {
-            "metric": self._val_metric,
-            "value": self.best_metric,
-            "iteration": self.best_iter,
-        }
+        """A mark that tells this run from others."""
+        return {"run": self._run} if self._run else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what was best, unless it is the value of another metric."""
-        if state_dict.get("metric") == self._val_metric:
-            self.best_metric = float(state_dict["value"])
-            self.best_iter = int(state_dict["iteration"])
+        """Be the same run."""
+        self._run = state_dict.get("run")
 
     def before_train(self) -> None:
-        """Take up an evaluation that the checkpoint does not know of, being written before it.
-
-        Every other evaluation after the checkpoint is repeated.
-        """
+        """Take up the best of this run, and set that of another aside."""
+        known = self._run is not None
+        # Not from the seeded generators, which would give two runs the same mark.
+        self._run = self._run or uuid.uuid4().hex
         file = Path(self._checkpointer.save_dir) / f"{BEST}.pth"
-        start = self.trainer.start_iter
-        if not comm.is_main_process() or start == 0 or not file.is_file():
+        if not comm.is_main_process() or not file.is_file() or (known and self._take_up(file)):
             return
+        (aside,) = numbered_aside([file])
+        logger.warning("%s is not of this run and metric: it is now %s.", file, aside.name)
+
+    def _take_up(self, file: Path) -> bool:
+        """Go on with the best in a file; False if it is not of this run and metric."""
         try:
             # Mapped into memory: the weights are not read.
             best = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["best"]
-            if best["iteration"] == start - 1:
-                self.load_state_dict(best)
+            if best["run"] != self._run or best["metric"] != self._val_metric:
+                return False
+            self.best_metric, self.best_iter = float(best["value"]), int(best["iteration"])
         except Exception as error:  # as many kinds as there are ways for a file to be damaged
-            logger.warning("%s does not say how good it is, so it may be replaced: %s", file, error)
+            logger.warning("%s does not say how good it is: %s", file, error)
+            return False
+        return True
+
+    def after_train(self) -> None:
+        """Keep the model of the last evaluation if it is the best; there is none after an error."""
+        if ended_well(self.trainer):
+            super().after_train()
 
     def _best_checking(self) -> None:
         if not comm.is_main_process():
@@ -178,9 +193,15 @@ class BestCheckpoint(hooks.BestCheckpointer):
             logger.info("%s is %.4f; %s stays as it is.", self._val_metric, value, f"{BEST}.pth")
             return
         # After the training, the iteration of the trainer is already one further.
-        iteration = min(self.trainer.iter, self.trainer.max_iter - 1)
+        iteration = self.trainer.iter - ended_well(self.trainer)
         self.best_metric, self.best_iter = value, iteration
-        self._checkpointer.save(BEST, last=False, iteration=iteration, best=self.state_dict())
+        best = {
+            "run": self._run,
+            "metric": self._val_metric,
+            "value": value,
+            "iteration": iteration,
+        }
+        self._checkpointer.save(BEST, last=False, iteration=iteration, best=best)
         logger.info("%s is %.4f, the best so far.", self._val_metric, value)
 
     def _tell_once(self, message: str, *args: object) -> None:

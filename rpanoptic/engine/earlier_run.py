@@ -10,15 +10,16 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 # What a run adds to, or takes for its own, if it finds it.
-_RECORDS = ("metrics.json", "last_checkpoint")
+_RECORDS = ("metrics.json", "last_checkpoint", "model_best.pth")
 
 
 def set_earlier_run_aside(folder: Path) -> list[Path]:
-    """Rename the metrics of an earlier run, and its note of the last checkpoint, if there are any.
+    """Rename the metrics, the note of the last checkpoint and the best model of an earlier run.
 
-    ``metrics.json`` becomes ``metrics.1.json`` and ``last_checkpoint`` becomes
-    ``last_checkpoint.1``, or both take the first number that neither has yet. Checkpoints stay
-    where they are, until the new run writes one of the same name.
+    ``metrics.json`` becomes ``metrics.1.json``, ``last_checkpoint`` becomes ``last_checkpoint.1``
+    and ``model_best.pth`` becomes ``model_best.1.pth``, as far as they exist; or all take the first
+    number that none of them has yet. Other checkpoints stay where they are, until the new run
+    writes one of the same name.
 
     Args:
         folder: ``OUTPUT_DIR`` of a run that starts anew.
@@ -31,8 +32,8 @@ def set_earlier_run_aside(folder: Path) -> list[Path]:
         return []
     aside = numbered_aside(there, beside=[folder / name for name in _RECORDS])
     logger.warning(
-        "%s holds an earlier run, and without --resume this one starts anew: %s. Checkpoints of "
-        "the same name will be overwritten.",
+        "%s holds an earlier run, and without --resume this one starts anew: %s. Other checkpoints "
+        "of the same name will be overwritten.",
         folder,
         ", ".join(f"{a.name} is now {b.name}" for a, b in zip(there, aside, strict=True)),
     )

@@ -40,6 +40,9 @@ class Trainer(DefaultTrainer):
         cfg: a config from :func:`rpanoptic.engine.setup_config`.
     """
 
+    iter: int  # of Detectron2's class
+    start_iter: int
+
     def __init__(self, cfg: CfgNode) -> None:
         # DefaultTrainer makes its own checkpointer, hands it to hooks and wraps the model for
         # GPUs, all inside its constructor; so its few steps are taken here instead.
@@ -88,6 +91,14 @@ class Trainer(DefaultTrainer):
         """
         super().train()
         return getattr(self, "_last_eval_results", None) if comm.is_main_process() else None
+
+    def after_train(self) -> None:
+        """Let the hooks finish; the iteration is then the number of those that were done.
+
+        Where a resumed training has nothing left to do, Detectron2's loop counts one too many.
+        """
+        self.iter = min(self.iter, max(self.start_iter, self.max_iter))
+        super().after_train()
 
     @classmethod
     def test(

@@ -13,6 +13,7 @@ from torch import nn
 
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.checkpoint_hooks import BestCheckpoint, RecentCheckpoints
+from rpanoptic.engine.ending import Evaluation
 from rpanoptic.engine.trainer import Trainer
 from tests.engine.tiny import tiny_cfg
 
@@ -46,7 +47,7 @@ class Scripted(TrainerBase):
         evaluate = lambda: results(scores[self.evaluated])  # noqa: E731
         self.best = BestCheckpoint(1, self.checkpointer, METRIC)
         self.recent = RecentCheckpoints(self.checkpointer, save, kept=kept)
-        self.register_hooks([self.recent, hooks.EvalHook(1, evaluate), self.best])
+        self.register_hooks([self.recent, Evaluation(1, evaluate), self.best])
 
     @property
     def evaluated(self) -> int:
@@ -76,9 +77,9 @@ class Scripted(TrainerBase):
         return self
 
 
-def best_of(folder: Path) -> tuple[float, float, int]:
+def best_of(folder: Path, name: str = "model_best.pth") -> tuple[float, float, int]:
     """Weight, score and iteration (from 0) in the file of the best."""
-    data = torch.load(folder / "model_best.pth", weights_only=True)
+    data = torch.load(folder / name, weights_only=True)
     assert data["iteration"] == data["best"]["iteration"]
     assert data["best"]["metric"] == METRIC
     return data["model"]["weight"].item(), data["best"]["value"], data["iteration"]
@@ -115,24 +116,91 @@ def test_resumed_run_knows_an_evaluation_that_followed_its_checkpoint(tmp_path: 
     scores = {1: 10.0, 2: 30.0, 3: 20.0}
     # The checkpoint of iteration 2 is written before its evaluation, which finds the best.
     Scripted(tmp_path, scores).run(2)
-    state = torch.load(tmp_path / "model_0000001.pth", weights_only=True)
-    assert state["trainer"]["hooks"]["BestCheckpoint"]["value"] == 10.0
     Scripted(tmp_path, scores).run(3, resume=True)
     assert best_of(tmp_path) == (2.0, 30.0, 1)
 
 
-def test_best_of_an_earlier_run_does_not_count(tmp_path: Path) -> None:
+def test_best_of_an_iteration_that_is_repeated_is_kept(tmp_path: Path) -> None:
+    Scripted(tmp_path, {1: 10, 2: 30, 3: 40}, save=2).run(3)
+    # Without its seed, say, the repeated iteration comes to something worse.
+    Scripted(tmp_path, {3: 20, 4: 5}, save=2).run(4, resume=True)
+    assert best_of(tmp_path) == (3.0, 40.0, 2)
+    assert not (tmp_path / "model_best.1.pth").exists()
+
+
+def test_best_of_an_earlier_run_does_not_count_and_is_not_lost(tmp_path: Path) -> None:
     Scripted(tmp_path, {1: 90, 2: 10}).run(2)
     Scripted(tmp_path, {1: 50}).run(1)
     assert best_of(tmp_path) == (1.0, 50.0, 0)
+    assert best_of(tmp_path, "model_best.1.pth") == (1.0, 90.0, 0)
+
+
+def test_resumed_run_does_not_take_the_best_of_an_earlier_one(tmp_path: Path) -> None:
+    def killed(_: float) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    Scripted(tmp_path, {1: 90}).run(1)
+    # The second run has a checkpoint of the iteration that the first one's best is of, and is
+    # killed before it has a best of its own.
+    with pytest.raises(KeyboardInterrupt):
+        Scripted(tmp_path, {1: 50}, results=killed).train(0, 100)
+    Scripted(tmp_path, {2: 60, 3: 70}).run(3, resume=True)
+    assert best_of(tmp_path) == (3.0, 70.0, 2)
+    assert best_of(tmp_path, "model_best.1.pth") == (1.0, 90.0, 0)
+
+
+def test_best_put_beside_the_checkpoint_of_another_run_does_not_count(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+        Scripted(folder, {1: 90}).run(1)
+    (one / "model_best.pth").replace(other / "model_best.pth")
+    Scripted(other, {2: 60}).run(2, resume=True)
+    assert best_of(other) == (2.0, 60.0, 1)
+    assert best_of(other, "model_best.1.pth") == (1.0, 90.0, 0)
+    # Nor does a value whose model is gone keep the next from being written.
+    Scripted(one, {2: 60}).run(2, resume=True)
+    assert best_of(one) == (2.0, 60.0, 1)
 
 
 def test_best_of_another_metric_does_not_count(tmp_path: Path) -> None:
-    hook = BestCheckpoint(1, PanopticCheckpointer(nn.Linear(1, 1), str(tmp_path)), METRIC)
-    hook.load_state_dict({"metric": "sem_seg/mIoU", "value": 80.0, "iteration": 3})
-    assert hook.best_metric is None
-    hook.load_state_dict({"metric": METRIC, "value": 40.0, "iteration": 3})
-    assert hook.state_dict() == {"metric": METRIC, "value": 40.0, "iteration": 3}
+    Scripted(tmp_path, {1: 90}).run(1)
+    resumed = Scripted(tmp_path, {2: 60})
+    resumed.best._val_metric = "sem_seg/mIoU"
+    resumed.run(2, resume=True)
+    assert not (tmp_path / "model_best.pth").exists()
+    assert best_of(tmp_path, "model_best.1.pth") == (1.0, 90.0, 0)
+
+
+def test_last_iteration_that_fails_is_not_evaluated(tmp_path: Path) -> None:
+    class Failing(Scripted):
+        def run_step(self) -> None:
+            super().run_step()
+            if self.iter == 2:
+                raise FloatingPointError("spoilt")
+
+    evaluated = []
+
+    def results(score: float) -> dict[str, Any]:
+        evaluated.append(score)
+        return {"panoptic_seg": {"PQ": score}}
+
+    trainer = Failing(tmp_path, {1: 10, 2: 20, 3: 30}, results=results)
+    with pytest.raises(FloatingPointError, match="spoilt"):
+        trainer.train(0, 3)
+    assert evaluated == [10, 20]
+    assert best_of(tmp_path) == (2.0, 20.0, 1)
+    assert not (tmp_path / "model_final.pth").exists()
+    assert periodic(tmp_path) == [0, 1]
+
+
+def test_half_written_checkpoints_of_a_killed_run_are_removed(tmp_path: Path) -> None:
+    stale = [f".model_{name}.pth.partial" for name in ("0000003", "final", "best")]
+    others = [".model_other.pth.partial", ".notes.partial", "model_final.pth.partial"]
+    for name in (*stale, *others):
+        (tmp_path / name).write_text("x")
+    Scripted(tmp_path, {1: 10}).run(1)
+    assert sorted(file.name for file in tmp_path.glob("*.partial")) == sorted(others)
 
 
 def test_what_is_not_a_number_is_not_the_best(tmp_path: Path) -> None:
@@ -149,12 +217,12 @@ def test_missing_metric_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert not (tmp_path / "model_best.pth").exists()
 
 
-def test_damaged_best_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_best_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Scripted(tmp_path, {1: 10}).run(1)
     (tmp_path / "model_best.pth").write_bytes(b"cut short")
     Scripted(tmp_path, {2: 5}).run(2, resume=True)
-    # The state of the checkpoint was written before the evaluation of iteration 1.
     assert best_of(tmp_path) == (2.0, 5.0, 1)
+    assert (tmp_path / "model_best.1.pth").read_bytes() == b"cut short"
     assert "does not say how good it is" in caplog.text
 
 
@@ -206,9 +274,9 @@ def test_order_of_the_hooks(tiny_data: Path, tmp_path: Path) -> None:
         return [type(hook).__name__ for hook in trainer._hooks]
 
     found = names(TEST__EVAL_PERIOD=1)
-    wanted = ["RecentCheckpoints", "EvalHook", "BestCheckpoint", "PeriodicWriter"]
+    wanted = ["RecentCheckpoints", "Evaluation", "BestCheckpoint", "PeriodicWriter"]
     assert [name for name in found if name in wanted] == wanted
-    assert "PeriodicCheckpointer" not in found
+    assert not {"PeriodicCheckpointer", "EvalHook"}.intersection(found)
     assert "BestCheckpoint" not in names()  # one evaluation, at the end, chooses nothing
     assert "BestCheckpoint" not in names(TEST__EVAL_PERIOD=1, RPANOPTIC__BEST_METRIC="")
 

@@ -11,6 +11,7 @@ import torch
 from rpanoptic.engine.deterministic import make_deterministic
 from rpanoptic.engine.launch import run_parser, start_run
 from rpanoptic.engine.run import run
+from rpanoptic.engine.trainer import Trainer
 from tests.engine.records import metrics
 from tests.engine.tiny import TINY_CONFIG, tiny_cfg, tiny_options
 
@@ -48,6 +49,23 @@ def test_two_runs_are_equal_to_the_last_bit(tiny_data: Path, tmp_path: Path) -> 
     assert all(torch.equal(first[1][name], value) for name, value in second[1].items())
     # Without it, SEED -1 means another seed each time.
     assert other[0] != first[0]
+
+
+def test_operation_without_a_deterministic_algorithm_stops_the_training(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer.run_step
+    enabled = []
+
+    def with_another_operation(trainer: Trainer) -> None:
+        step(trainer)
+        enabled.append(torch.are_deterministic_algorithms_enabled())
+        torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
+
+    monkeypatch.setattr(Trainer, "run_step", with_another_operation)
+    with pytest.raises(RuntimeError, match="put_ does not have a deterministic implementation"):
+        train(tmp_path / "deterministic", RPANOPTIC__DETERMINISTIC=True)
+    assert enabled == [True]
 
 
 def test_settings(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from rpanoptic.engine.hooks import RecurrenceLogger
 from rpanoptic.engine.pictures import draw_predictions
 from rpanoptic.engine.run import run
 from rpanoptic.engine.trainer import Trainer
-from rpanoptic.errors import CheckpointError
+from rpanoptic.errors import CheckpointError, NonFiniteError
 from rpanoptic.recurrent import StopReason, recurrent_blocks
 from tests.engine.tiny import tiny_cfg
 
@@ -118,6 +118,41 @@ def test_resumed_run_continues(
     assert [line["iteration"] for line in metrics(tmp_path)] == [2, 3]
 
 
+def test_resumed_run_with_nothing_left_evaluates_under_its_last_iteration(
+    trained: tuple[Path, dict[str, Any]], tiny_data: Path, tmp_path: Path
+) -> None:
+    # As if it had been killed in its last evaluation.
+    folder, results = trained
+    for name in ("model_final.pth", "last_checkpoint"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    cfg = tiny_cfg(tmp_path, TEST__EVAL_PERIOD=1)
+    run(cfg, arguments(resume=True))
+    (line,) = metrics(tmp_path)
+    assert line["iteration"] == 2
+    assert line["panoptic_seg/PQ"] == pytest.approx(results["panoptic_seg"]["PQ"])
+    best = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    assert best["iteration"] == 1
+
+
+def test_training_that_fails_in_its_last_iteration_leaves_no_results(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer.run_step
+
+    def spoil(trainer: Trainer) -> None:
+        if trainer.iter == 1:
+            with torch.no_grad():
+                trainer.model.backbone.bottom_up.stem.conv1.weight.fill_(torch.inf)
+        step(trainer)
+
+    monkeypatch.setattr(Trainer, "run_step", spoil)
+    monkeypatch.setattr(Trainer, "test", lambda *_: pytest.fail("it was evaluated"))
+    with pytest.raises(NonFiniteError):
+        run(tiny_cfg(tmp_path, TEST__EVAL_PERIOD=10), arguments())
+    assert [file.name for file in tmp_path.glob("*.pth")] == ["model_0000000.pth"]
+    assert not any("panoptic_seg/PQ" in line for line in metrics(tmp_path))
+
+
 def test_evaluation_alone_gives_the_same_numbers(
     trained: tuple[Path, dict[str, Any]], tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -211,7 +246,9 @@ def test_recurrence_is_logged_before_an_evaluation_runs_the_blocks(
     tiny_data: Path, tmp_path: Path
 ) -> None:
     order = [type(hook).__name__ for hook in Trainer(tiny_cfg(tmp_path)).build_hooks()]
-    assert order.index("RecurrenceLogger") < order.index("EvalHook") < order.index("PeriodicWriter")
+    assert (
+        order.index("RecurrenceLogger") < order.index("Evaluation") < order.index("PeriodicWriter")
+    )
 
 
 def test_what_is_not_finite_is_left_out_of_the_mean() -> None:
