@@ -97,7 +97,7 @@ class Run:
         return _config(self.config, self.options)
 
     def finished(self) -> bool:
-        """Whether its weights are there, made with this config, and their evaluation.
+        """Whether its weights are there, made with this config, and their own evaluation.
 
         Raises:
             ConfigError: the folder holds a run with another config; the keys are listed.
@@ -115,7 +115,10 @@ class Run:
         return self.weights.is_file() and self.metrics() is not None
 
     def metrics(self) -> Row | None:
-        """Its last evaluation, by the names of the tables; None if there was none.
+        """The evaluation at its end, by the names of the tables; None if there was none.
+
+        Evaluations before the end of the training do not count: a run may have been interrupted
+        between its last checkpoint and the last evaluation.
 
         Raises:
             UserError: ``metrics.json`` is damaged.
@@ -123,11 +126,14 @@ class Run:
         file = self.folder / "metrics.json"
         if not file.is_file():
             return None
+        end = self.cfg().SOLVER.MAX_ITER - 1
         last: dict[str, Any] | None = None
         try:
             for line in file.read_text().splitlines():
                 values = json.loads(line)
-                if METRICS["PQ"] in values:
+                # Detectron2 records what is evaluated after the last iteration, MAX_ITER - 1, at
+                # MAX_ITER.
+                if METRICS["PQ"] in values and values.get("iteration", 0) >= end:
                     last = values
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{file} cannot be read: {error}") from error

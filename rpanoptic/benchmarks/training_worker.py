@@ -27,6 +27,7 @@ import rpanoptic.modeling  # noqa: F401  (both register names that configs use)
 from rpanoptic.benchmarks.memory import MIB, measure_peak
 from rpanoptic.benchmarks.problem import seconds
 from rpanoptic.benchmarks.saved_tensors import saved_peak
+from rpanoptic.benchmarks.worker import first_line
 from rpanoptic.engine import PanopticCheckpointer, Trainer, check_run, setup_config
 from rpanoptic.engine.launch import run_parser, start_run
 from rpanoptic.errors import UserError
@@ -141,7 +142,7 @@ def main() -> None:
         result = work(TrainingTask.load(sys.stdin.read()))
     except (UserError, ValueError, RuntimeError) as error:
         # A task that runs out of memory is a result too; the others go on.
-        result = {"error": str(error).strip().splitlines()[0]}
+        result = {"error": first_line(error)}
     print(f"\n{json.dumps(result)}")
 
 

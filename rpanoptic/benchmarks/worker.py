@@ -102,13 +102,18 @@ def time_calls(function: Callable[[], object], device: str, repeats: int) -> lis
     return [seconds(function, device) for _ in range(repeats + 1)][1:]
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or the error's kind where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def main() -> None:
     """Read a task, carry it out, print the result."""
     try:
         result = measure(Task.load(sys.stdin.read()))
     except (UserError, ValueError, RuntimeError) as error:
         # A task that runs out of memory is a result too; the others go on.
-        result = {"error": str(error).strip().splitlines()[0]}
+        result = {"error": first_line(error)}
     print(json.dumps(result))
 
 

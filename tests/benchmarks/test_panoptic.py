@@ -27,8 +27,11 @@ def finish(run: Run, *, quality: float = 50.0, evaluated: bool = True) -> None:
     run.weights.touch()
     lines = [{"iteration": 19, "total_loss": 1.0}]
     if evaluated:
-        lines.append(dict.fromkeys(METRICS.values(), 1.0))
-        lines.append(dict.fromkeys(METRICS.values(), quality) | {"segm/AP": float("nan")})
+        # Detectron2 records the last evaluation at MAX_ITER, one past the last iteration.
+        end = run.cfg().SOLVER.MAX_ITER
+        lines.append({"iteration": 19, **dict.fromkeys(METRICS.values(), 1.0)})
+        values = dict.fromkeys(METRICS.values(), quality) | {"segm/AP": float("nan")}
+        lines.append({"iteration": end, **values})
     text = "\n".join(json.dumps(line) for line in lines)
     (run.folder / "metrics.json").write_text(f"{text}\n")
 
@@ -98,6 +101,19 @@ def test_a_run_with_another_config_is_no_run_of_ours(tmp_path: Path) -> None:
     other = runs_in(tmp_path, opts=["SOLVER.MAX_ITER", "3", "SOLVER.BASE_LR", "0.5"])[0]
     with pytest.raises(ConfigError, match=r"baseline_1 holds a run with another config: SOLVER\."):
         other.finished()
+
+
+def test_an_evaluation_before_the_end_does_not_finish_a_run(tmp_path: Path) -> None:
+    (run, *_) = runs_in(tmp_path)
+    finish(run, evaluated=False)
+    end = run.cfg().SOLVER.MAX_ITER
+    for iteration, finished in ((None, False), (end // 2 - 1, False), (end, True)):
+        line = dict.fromkeys(METRICS.values(), 40.0)
+        place = {} if iteration is None else {"iteration": iteration}
+        with (run.folder / "metrics.json").open("a") as file:
+            file.write(f"{json.dumps(place | line)}\n")
+        assert run.finished() is finished
+        assert (run.metrics() is not None) is finished
 
 
 def test_no_run_at_all(tmp_path: Path) -> None:

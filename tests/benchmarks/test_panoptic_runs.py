@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,18 @@ def test_a_process_of_its_own_says_what_is_wrong(folder: Path, tiny_data: Path) 
     with pytest.raises(UserError, match=r"training .*rbp_1 failed: .*absent_set"):
         panoptic.train([run], threads=1, log=lambda _: None)
     assert not run.weights.exists()
+
+
+def test_an_error_without_a_message_is_reported_by_its_kind(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(task: TrainingTask) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(training_worker, "work", fail)
+    monkeypatch.setattr("sys.stdin", io.StringIO(TrainingTask("train", "a.yaml", ()).dump()))
+    training_worker.main()
+    assert json.loads(capsys.readouterr().out) == {"error": "NotImplementedError"}
 
 
 def test_equal_batches_for_every_method(
