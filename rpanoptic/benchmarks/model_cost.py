@@ -24,7 +24,7 @@ from rpanoptic.benchmarks.model_inputs import fixed_regions, random_batch
 from rpanoptic.benchmarks.report import Row, table
 from rpanoptic.benchmarks.saved_tensors import saved_peak
 from rpanoptic.errors import ConfigError
-from rpanoptic.recurrent import recurrent_blocks, steps_at_test
+from rpanoptic.recurrent import check_steps, recurrent_blocks, steps_at_test
 from rpanoptic.recurrent.convolution import direct_convolutions
 
 TASKS = ("parameters", "flops", "activations", "memory")
@@ -55,23 +55,29 @@ def operations(
 
     fvcore counts what one traced run does: a multiplication with its addition is one FLOP, and an
     activation is an element that a convolution or a matrix product puts out. It counts no
-    element-wise functions. A recurrence is traced with all its steps, so that T steps count T
-    times; the row "a step of NAME" has one of them. Convolutions count as direct ones, also where
-    the model would take the Fourier transform. Post-processing is not traced.
+    element-wise functions. A recurrence is traced with all its steps; the row "a step of NAME" is
+    what one step more adds. What no output depends on is not counted: T steps count T times that
+    row, less what the last of them do for the state alone, such as the memory of
+    :class:`~rpanoptic.recurrent.cells.ReciprocalGated`. Convolutions count as direct ones, also
+    where the model would take the Fourier transform. Post-processing is not traced.
 
     Args:
         cfg: config of the model.
         model: the model; its weights do not matter.
         size: height and width of the picture in pixels.
-        steps: of all recurrent blocks, at least 1 each.
+        steps: of all recurrent blocks, at least as many as each needs.
         tasks: "flops", "activations" or both.
         detections: regions that reach the mask head; None for ``TEST.DETECTIONS_PER_IMAGE``. There
             are ``MODEL.RPN.POST_NMS_TOPK_TEST`` proposals.
+
+    Raises:
+        ConfigError: too few steps for a block.
     """
     blocks = recurrent_blocks(model)
-    wanted: list[int | None] = [*sorted(set(steps))] if blocks else [None]
-    # Also 1 and 2, whose difference is a step.
-    traced = {*wanted, 1, 2} if blocks else {*wanted}
+    wanted = _wanted(model, steps)
+    # Two numbers whose difference is a step.
+    least = max((block.cell.least_steps for block in blocks.values()), default=1)
+    traced = {*wanted, least, least + 1} if blocks else {*wanted}
     number = cfg.TEST.DETECTIONS_PER_IMAGE if detections is None else detections
     proposals = cfg.MODEL.RPN.POST_NMS_TOPK_TEST
     counts: dict[tuple[str, int | None], Mapping[str, float]] = {}
@@ -87,8 +93,8 @@ def operations(
                 key = "" if name == TOTAL else f"model.{name}"
                 rows.append(_row(task, name, count, int(counts[task, count].get(key, 0)), ""))
         for name in blocks:
-            one, two = (counts[task, count].get(f"model.{name}", 0) for count in (1, 2))
-            rows.append(_row(task, f"a step of {name}", None, int(two - one), ""))
+            fewer, more = (counts[task, least + n].get(f"model.{name}", 0) for n in (0, 1))
+            rows.append(_row(task, f"a step of {name}", None, int(more - fewer), ""))
     return rows
 
 
@@ -110,14 +116,17 @@ def memory(
         cfg: config of the model.
         model: the model; parameters keep their values.
         size: height and width of the pictures in pixels.
-        steps: of all recurrent blocks in training, at least 1 each.
+        steps: of all recurrent blocks in training, at least as many as each needs.
         batch: pictures.
         log: told what could not be measured.
 
     Returns:
         in MiB: what autograd saves, and the peak of PyTorch's allocator on the model's device.
+
+    Raises:
+        ConfigError: too few steps for a block.
     """
-    wanted: list[int | None] = [*sorted(set(steps))] if recurrent_blocks(model) else [None]
+    wanted = _wanted(model, steps)
     inputs = random_batch(cfg, size, batch)
     per_picture = cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE
     was_training = model.training
@@ -176,6 +185,17 @@ def check_size(size: Sequence[int]) -> tuple[int, int]:
     if min(height, width) < 32:
         raise ConfigError(f"--size {height} {width}: both sides must have at least 32 pixels")
     return height, width
+
+
+def _wanted(model: nn.Module, steps: Sequence[int]) -> list[int | None]:
+    """The numbers of steps in order; None alone for a model without recurrence."""
+    if not recurrent_blocks(model):
+        return [None]
+    try:
+        check_steps(model, steps)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return [*sorted(set(steps))]
 
 
 def _row(task: str, module: str, steps: int | None, value: float, unit: str) -> Row:

@@ -23,7 +23,7 @@ from rpanoptic.engine.earlier_run import numbered_aside
 from rpanoptic.engine.weights_file import file_sha256, local_weights
 from rpanoptic.errors import ConfigError, UserError
 from rpanoptic.evaluation.steps import evaluate_steps
-from rpanoptic.recurrent.blocks import recurrent_blocks
+from rpanoptic.recurrent.blocks import check_steps, recurrent_blocks
 from rpanoptic.visualization import save_figure
 from rpanoptic.visualization.step_sweep import Curve, curves, draw_step_sweep
 
@@ -80,13 +80,13 @@ def sweep(
 
     Rows of the file count if label, weights (by their SHA-256), dataset, number of pictures and
     the settings that results depend on are the same. If it holds others, it is renamed (``x.csv``
-    to ``x.1.csv``) and only the rows that count go on. The file is rewritten, whole, after each
-    row.
+    to ``x.1.csv``) and only the rows that count go on. Rows without a time are evaluated again
+    where times are asked for. The file is rewritten, whole, after each row.
 
     Args:
         checkpoints: at least one.
-        steps: for all recurrent blocks, at least 1 each; a model without any has one row, without
-            a number of steps.
+        steps: for all recurrent blocks, at least as many as each needs; a model without any has
+            one row, without a number of steps.
         file: CSV, in a folder that exists.
         timed_pictures: on how many pictures the time is measured; 0 leaves it out.
 
@@ -94,20 +94,25 @@ def sweep(
         the rows of the file: :data:`COLUMNS`, None where a thing is not known, and the metrics.
 
     Raises:
-        UserError: weights, dataset or config of a checkpoint are at fault, or the file is not one
-            of this function.
+        UserError: weights, dataset or config of a checkpoint are at fault, there are too few
+            steps for a block, or the file is not one of this function.
     """
     todo = [(one, _identity(one)) for one in checkpoints]
     identities = [identity for _, identity in todo]
+    # Before the first of them takes its hours; models of equal settings are equal.
+    for one in {identity["settings"]: one for one, identity in todo}.values():
+        _check_steps(one, steps)
     rows = _taken_over(file, identities)
     for one, identity in todo:
         here = [row for row in rows if _matches(row, identity)]
+        if timed_pictures:
+            here = [row for row in here if row["seconds"] is not None]
         missing = sorted(set(steps) - {row["test_steps"] for row in here})
         if not missing or any(row["test_steps"] is None for row in here):
             logger.info("%s, %s: all is there already.", one.label, one.weights)
             continue
         for row in _evaluated(one, identity, missing, timed_pictures):
-            rows.append(row)
+            rows = [*(old for old in rows if not _replaces(row, old)), row]
             rows.sort(key=lambda row: _order(row, identities))
             write_csv(file, rows)
     return rows
@@ -213,9 +218,22 @@ def _matches(row: Row, identity: Row) -> bool:
     return all(row[name] == identity[name] for name in _IDENTITY)
 
 
+def _replaces(row: Row, old: Row) -> bool:
+    return _matches(row, old) and row["test_steps"] == old["test_steps"]
+
+
 def _order(row: Row, identities: Sequence[Row]) -> tuple[int, int]:
     place = next(i for i, identity in enumerate(identities) if _matches(row, identity))
     return place, row["test_steps"] or 0
+
+
+def _check_steps(one: Checkpoint, steps: Sequence[int]) -> None:
+    try:
+        check_steps(build_model(one.cfg), steps)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{one.label}: {error}") from error
 
 
 def _identity(one: Checkpoint) -> Row:

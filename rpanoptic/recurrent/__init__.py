@@ -1,7 +1,7 @@
 """The recurrent engine: cells, their dynamics, the gradients of their equilibria. Pure PyTorch."""
 
 from rpanoptic.recurrent.adjoint import AdjointConfig, AdjointRecord, solve_adjoint
-from rpanoptic.recurrent.blocks import recurrent_blocks, steps_at_test, unwrapped
+from rpanoptic.recurrent.blocks import check_steps, recurrent_blocks, steps_at_test, unwrapped
 from rpanoptic.recurrent.cells import CELLS, RecurrentCell, build_cell
 from rpanoptic.recurrent.dynamics import Diagnostics, RecurrentBlock, RecurrentOutput
 from rpanoptic.recurrent.gradients import (
@@ -31,6 +31,7 @@ __all__ = [
     "RecurrentOutput",
     "StopReason",
     "build_cell",
+    "check_steps",
     "recurrent_blocks",
     "solve_adjoint",
     "steps_at_test",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import nn
 
-from rpanoptic.recurrent.checks import check_count
 from rpanoptic.recurrent.dynamics import RecurrentBlock
 
 
@@ -28,17 +27,29 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
+def check_steps(model: nn.Module, steps: Collection[int]) -> None:
+    """Check that every block of a model can be run for each of these numbers of steps.
+
+    Raises:
+        ValueError: a block cannot; it is named with the least number that it takes.
+    """
+    for name, block in recurrent_blocks(model).items():
+        for count in steps:
+            block.check_steps(f"steps of {name}", count)
+
+
 @contextmanager
 def steps_at_test(model: nn.Module, steps: int | Mapping[str, int] | None) -> Iterator[None]:
     """Run the recurrent blocks of a model, in evaluation mode, for so many steps meanwhile.
 
     Args:
         model: any module.
-        steps: for all blocks, or by the names of :func:`recurrent_blocks`; at least 1 each. Blocks
-            that are not named keep theirs; None changes nothing.
+        steps: for all blocks, or by the names of :func:`recurrent_blocks`; at least as many as a
+            block's cell needs, 1 for most. Blocks that are not named keep theirs; None changes
+            nothing.
 
     Raises:
-        ValueError: a number of steps below 1, or a name of no block (the names are listed).
+        ValueError: too few steps for a block, or a name of no block (the names are listed).
     """
     blocks = recurrent_blocks(model)
     if steps is None:
@@ -53,7 +64,7 @@ def steps_at_test(model: nn.Module, steps: int | Mapping[str, int] | None) -> It
             hint = f"; did you mean {close[0]!r}?" if close else ""
             known = ", ".join(blocks) or "none"
             raise ValueError(f"the model has no recurrent block {name!r}; it has: {known}{hint}")
-        check_count(f"steps of {name}", count, least=1)
+        wanted[name] = blocks[name].check_steps(f"steps of {name}", count)
     before = {name: blocks[name].steps_test for name in wanted}
     try:
         for name, count in wanted.items():

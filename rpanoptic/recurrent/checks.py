@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 
 
 def check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
@@ -13,10 +14,20 @@ def check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def check_count(option: str, value: int, *, least: int) -> int:
-    """Return ``value``; raise a ValueError unless it is an integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{option} must be an integer of at least {least}, got {value!r}")
-    return value
+    """Return ``value`` as an int; raise a ValueError unless it is one of at least ``least``.
+
+    Integers of NumPy count as such, truth values do not.
+    """
+    wanted = f"{option} must be an integer of at least {least}"
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = None
+    if count is None or isinstance(value, bool):
+        raise ValueError(f"{wanted}, got {value!r} ({type(value).__name__})")
+    if count < least:
+        raise ValueError(f"{wanted}, got {count}")
+    return count
 
 
 def check_number(option: str, value: float, *, least: float) -> None:

@@ -65,7 +65,7 @@ class RecurrentBlock(nn.Module):
 
     Args:
         cell: the recurrent cell.
-        steps: steps in training, at least 1.
+        steps: steps in training, at least the cell's ``least_steps``: 1 for most.
         steps_test: steps in evaluation mode; 0 takes ``steps``.
         halt_tol: in evaluation mode without gradients a sample stops once a step changes its state
             by at most ``halt_tol`` times its norm, and costs nothing from then on; the number of
@@ -106,8 +106,10 @@ class RecurrentBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.cell = cell
-        self.steps = check_count("steps", steps, least=1)
+        self.steps = self.check_steps("steps", steps)
         self.steps_test = check_count("steps_test", steps_test, least=0)
+        if self.steps_test:
+            self.check_steps("steps_test", self.steps_test)
         check_number("halt_tol", halt_tol, least=0.0)
         self.halt_tol = halt_tol
         self.gradient = gradient
@@ -133,16 +135,20 @@ class RecurrentBlock(nn.Module):
             drive: ``(N, C_drive, H, W)``, held constant; a tuple of such tensors for a cell that
                 takes several.
             state: first state; the cell's own by default.
-            steps: overrides the block's number of steps for this call, at least 1.
+            steps: overrides the block's number of steps for this call; at least 1 from a given
+                state, at least the cell's ``least_steps`` from its own.
 
         Raises:
-            ValueError: ``steps`` below 1, or a drive or state of another shape than the cell's.
+            ValueError: too few ``steps``, or a drive or state of another shape than the cell's.
             EquilibriumError: no equilibrium was reached and ``on_failure`` is "raise".
         """
         self.cell.check_drive(drive)
         if steps is None:
             steps = self.steps if self.training else self.steps_test or self.steps
-        check_count("steps", steps, least=1)
+        if state is None:
+            steps = self.check_steps("steps", steps)
+        else:
+            steps = check_count("steps", steps, least=1)
         state = self._first_state(drive, state)
         step = CellStep(self.cell, drive)
         wanted = any(t.requires_grad for t in (*step.tensors, *to_tensors(state)))
@@ -161,6 +167,24 @@ class RecurrentBlock(nn.Module):
         self.last = None if in_transform() else diagnostics
         output = self.cell.output(rollout.state)
         return RecurrentOutput(rollout.state, output, penalty, diagnostics)
+
+    def check_steps(self, option: str, steps: int) -> int:
+        """Return a number of steps, as an int, if the block can take so many from the start.
+
+        Args:
+            option: what it is; begins the message.
+            steps: the number.
+
+        Raises:
+            ValueError: it is no integer, or less than the cell's ``least_steps``.
+        """
+        count, least = check_count(option, steps, least=1), self.cell.least_steps
+        if count < least:
+            raise ValueError(
+                f"{option} must be at least {least}, got {count}: before, the drive has not "
+                f"reached every output of {type(self.cell).__name__}"
+            )
+        return count
 
     def iterate(self, drive: Drive, state: State | None = None) -> Iterator[State]:
         """Yield the state after step 1, 2, 3, ... without end and without gradient."""

@@ -14,7 +14,7 @@ from rpanoptic.benchmarks import model_cost
 from rpanoptic.benchmarks.model_inputs import fixed_regions, picture_size, random_batch
 from rpanoptic.benchmarks.report import Row
 from rpanoptic.errors import ConfigError
-from tests.engine.tiny import tiny_cfg
+from tests.engine.tiny import CONV_RNN, tiny_cfg
 
 SIZE = (64, 96)
 BLOCK = "roi_heads.mask_head.recurrence"
@@ -65,6 +65,23 @@ def test_operations_count_every_step(tmp_path: Path) -> None:
     # The model is what it was.
     assert "inference" not in vars(model.roi_heads.box_predictor)
     assert model.get_submodule(BLOCK).steps_test == 0
+
+
+def test_a_block_of_several_least_steps(tmp_path: Path) -> None:
+    cfg, model = tiny(tmp_path, **CONV_RNN)
+    rows = model_cost.operations(cfg, model, size=SIZE, steps=[9, 12])
+    block = "backbone.bottom_up.recurrence"
+    for task in ("flops", "activations"):
+        found = values(rows, task)
+        step = found[f"a step of {block}", None]
+        assert found[block, 12] - found[block, 9] == 3 * step
+        # The last steps update states that no output depends on.
+        assert 7 * step < found[block, 9] < 9 * step
+    for count in (model_cost.operations, model_cost.memory):
+        with pytest.raises(ConfigError, match=rf"steps of {block} must be at least 7, got 6"):
+            count(cfg, model, size=SIZE, steps=[9, 6])
+    rows = model_cost.memory(cfg, model, size=SIZE, steps=[7])
+    assert all(row["value"] > 0 for row in rows)
 
 
 def test_a_feed_forward_model_has_no_steps(tmp_path: Path) -> None:

@@ -47,6 +47,14 @@ TINY_MODEL: dict[str, Any] = {
     "SEED": 1,
 }
 
+# Changes of it: a backbone whose block needs seven steps.
+CONV_RNN: dict[str, Any] = {
+    "MODEL__BACKBONE__NAME": "build_convrnn_fpn_backbone",
+    "MODEL__RECURRENT__CONVRNN__WIDTHS": [4, 4, 4, 6, 6, 8, 8, 10, 10, 10],
+    "MODEL__RECURRENT__CONVRNN__STEPS": 8,
+    "MODEL__RECURRENT__CONVRNN__GRADIENT": "bptt",
+}
+
 
 def tiny_options(**changes: Any) -> list[str]:
     """Overrides for a command line; keys of ``changes`` are written with __ for a dot."""

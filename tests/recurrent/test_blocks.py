@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from rpanoptic.recurrent import RecurrentBlock, build_cell, recurrent_blocks, steps_at_test
+from rpanoptic.recurrent import (
+    RecurrentBlock,
+    build_cell,
+    check_steps,
+    recurrent_blocks,
+    steps_at_test,
+)
 
 
 def _model() -> nn.ModuleDict:
@@ -23,7 +30,7 @@ def test_blocks_are_found_by_their_names() -> None:
 
 @pytest.mark.parametrize(
     ("steps", "taken"),
-    [(7, [7, 7]), ({"upper.1": 2}, [4, 2]), ({}, [4, 4]), (None, [4, 4])],
+    [(7, [7, 7]), (np.int64(7), [7, 7]), ({"upper.1": 2}, [4, 2]), ({}, [4, 4]), (None, [4, 4])],
 )
 def test_steps_are_overridden_and_come_back(steps: object, taken: list[int]) -> None:
     model = _model().eval()
@@ -55,5 +62,17 @@ def test_unknown_names_and_impossible_numbers_are_refused() -> None:
     with unknown, steps_at_test(model, {"lower": 9, "uper.1": 2}):
         pass
     with pytest.raises(ValueError, match="steps of lower"), steps_at_test(model, {"lower": 0}):
+        pass
+    assert [block.steps_test for block in recurrent_blocks(model).values()] == [4, 4]
+
+
+def test_blocks_state_their_least_number_of_steps() -> None:
+    model = _model()
+    recurrent_blocks(model)["upper.1"].cell.least_steps = 3
+    check_steps(model, [3, 4])
+    message = r"steps of upper\.1 must be at least 3, got 2: .* every output of ConvRNN"
+    with pytest.raises(ValueError, match=message):
+        check_steps(model, [4, 2])
+    with pytest.raises(ValueError, match=message), steps_at_test(model, 2):
         pass
     assert [block.steps_test for block in recurrent_blocks(model).values()] == [4, 4]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -68,6 +70,40 @@ def test_diagnostics_of_the_adjoint_come_with_the_backward_pass() -> None:
 def test_impossible_steps_are_named(arguments) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         RecurrentBlock(build_cell("hgru", 4), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("steps", "got"),
+    [
+        (True, r"True \(bool\)"),
+        (2.0, r"2\.0 \(float\)"),
+        ("3", r"'3' \(str\)"),
+        (np.int64(0), "0$"),
+    ],
+)
+def test_what_is_no_number_of_steps_is_named_with_its_type(steps: Any, got: str) -> None:
+    with pytest.raises(ValueError, match=f"^steps must be an integer of at least 1, got {got}"):
+        RecurrentBlock(contractive_hgru(0), steps=steps)
+
+
+def test_integers_of_numpy_are_numbers_of_steps() -> None:
+    block = RecurrentBlock(contractive_hgru(0), steps=np.int64(3))
+    assert type(block.steps) is int and block.steps == 3
+    assert int(block(DRIVE, steps=np.int32(2)).diagnostics.steps[0]) == 2
+
+
+def test_least_steps_of_a_cell() -> None:
+    cell = contractive_hgru(0)
+    cell.least_steps = 3
+    for steps in ({"steps": 2}, {"steps": 3, "steps_test": 2}):
+        with pytest.raises(ValueError, match=r"must be at least 3, got 2: .* output of HGRU"):
+            RecurrentBlock(cell, **steps)
+    block = RecurrentBlock(cell, steps=3)
+    with pytest.raises(ValueError, match="steps must be at least 3, got 2"):
+        block(DRIVE, steps=2)
+    # From a state, the drive may have arrived before.
+    halfway = block(DRIVE).state
+    assert torch.equal(block(DRIVE, halfway, steps=1).state, block(DRIVE, steps=4).state)
 
 
 def test_impossible_steps_by_call() -> None:

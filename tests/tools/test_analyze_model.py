@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.helpers import load_script
-from tests.engine.tiny import TINY_CONFIG, tiny_options
+from tests.engine.tiny import CONV_RNN, TINY_CONFIG, tiny_options
 
 tool = load_script("tools/analyze_model.py")
 
@@ -46,6 +46,10 @@ def test_bad_input_is_one_message_and_status_2(
         (["--config-file", str(tmp_path / "absent.yaml")], "absent.yaml does not exist"),
         (command("--output", taken), f"--output: cannot write to the folder {taken}"),
         (command("--size", "16", "64"), "--size 16 64: both sides"),
+        (
+            command("--tasks", "flops", **CONV_RNN),
+            "steps of backbone.bottom_up.recurrence must be at least 7, got 1",
+        ),
         (command(MODEL__RECURRENT__MASK_HEAD__CELL="hgur"), "known: "),
     ]
     for argv, message in cases:

@@ -9,8 +9,9 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from rpanoptic.engine import step_sweep
+from rpanoptic.engine.step_sweep import Checkpoint, read_sweep, sweep
 from tests.data.helpers import load_script
-from tests.engine.tiny import TINY_CONFIG, tiny_cfg, tiny_options
+from tests.engine.tiny import CONV_RNN, TINY_CONFIG, tiny_cfg, tiny_options
 
 tool = load_script("tools/sweep_steps.py")
 
@@ -111,6 +112,29 @@ def test_several_checkpoints_and_tables(
     assert "feed-forward" in capsys.readouterr().out
 
 
+def test_a_model_that_needs_several_steps(tiny_data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "conv_rnn.pth"
+    torch.save(build_model(tiny_cfg(tmp_path, **CONV_RNN)).state_dict(), file)
+    assert tool.main(single(file, tmp_path / "o", "7,8", **CONV_RNN)) == 0
+    rows = read(tmp_path / "o" / "steps.csv")
+    assert [row["test_steps"] for row in rows] == ["7", "8"]
+
+
+def test_rows_without_a_time_are_timed_where_it_is_asked_for(
+    weights: Path, tiny_data: Path, tmp_path: Path, evaluated: list[list[int]]
+) -> None:
+    one = Checkpoint("a", tiny_cfg(tmp_path), str(weights))
+    file = tmp_path / "steps.csv"
+    assert [row["seconds"] for row in sweep([one], [1, 2], file, timed_pictures=0)] == [None] * 2
+    rows = sweep([one], [2, 3], file, timed_pictures=1)
+    assert [row["test_steps"] for row in rows] == [1, 2, 3]
+    assert [row["seconds"] is not None for row in rows] == [False, True, True]
+    assert read_sweep(file) == rows
+    for pictures in (0, 1):
+        sweep([one], [2, 3], file, timed_pictures=pictures)
+    assert evaluated == [[1, 2], [2, 3]]
+
+
 def test_what_is_judged_outlives_an_interruption(
     weights: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +173,12 @@ def test_bad_input_is_one_message_and_status_2(
         (single(weights, o, "1", DATASETS__TEST=("absent_set",)), "absent_set"),
         (single(weights, o, "1", DATASETS__TEST=()), "DATASETS.TEST is empty"),
     ]
+    cases.append(
+        (
+            single(weights, o, "6-8", **CONV_RNN),
+            f"{TINY_CONFIG.stem}: steps of backbone.bottom_up.recurrence must be at least 7, got 6",
+        )
+    )
     for argv, message in cases:
         assert tool.main(argv) == 2, message
         error = capsys.readouterr().err

@@ -94,8 +94,6 @@ class ConvRNN(PenaltySource, Backbone):
         if graph.loop:
             cell = ConvRNNCell(graph, cells, delay=delay, outputs=tuple(self._arrivals))
             self.recurrence = make_block(cell)
-            self._check_steps("steps", self.recurrence.steps)
-            self._check_steps("steps_test", self.recurrence.steps_test or self.recurrence.steps)
             if readout == "mean":
                 _check_mean(self.recurrence)
         self._out_features = list(out_features)
@@ -166,7 +164,6 @@ class ConvRNN(PenaltySource, Backbone):
             steps = self.recurrence.steps
             if not self.training:
                 steps = self.recurrence.steps_test or steps
-            self._check_steps("steps", steps)
             run = self._last if self.readout == "last" else self._mean
             outputs |= run(self.recurrence, x, steps)
         return {f: self.output_norm[f](outputs[name]) for f, name in self._layer_of.items()}
@@ -180,7 +177,9 @@ class ConvRNN(PenaltySource, Backbone):
     def _mean(self, block: RecurrentBlock, drive: Tensor, steps: int) -> dict[str, Tensor]:
         """Their mean over the steps from the image's arrival on."""
         cell = cast(ConvRNNCell, block.cell)
-        state = None
+        block.check_steps("steps", steps)
+        # Given one by one, and from a given state, steps may be fewer than the cell's least.
+        state = cell.initial_state(drive)
         sums: dict[str, Tensor] = {}
         for step in range(1, steps + 1):
             result = block(drive, state, steps=1)
@@ -191,15 +190,6 @@ class ConvRNN(PenaltySource, Backbone):
         taken = result.diagnostics.steps * steps
         block.last = replace(result.diagnostics, steps=taken)
         return {name: x / (steps - self._arrivals[name] + 1) for name, x in sums.items()}
-
-    def _check_steps(self, option: str, steps: int) -> None:
-        least = max(self._arrivals.values())
-        if steps < least:
-            layer = next(name for name, arrival in self._arrivals.items() if arrival == least)
-            raise ValueError(
-                f"{option} must be at least {least}, got {steps}: with a delay of a step an edge "
-                f"the image arrives at {layer} in step {least}"
-            )
 
 
 def _check_mean(block: RecurrentBlock) -> None:

@@ -158,6 +158,9 @@ class ConvRNNCell(RecurrentCell):
     With delay 1 x too is of the step before, so that each connection takes a step; with delay 0 it
     is of this one. The equilibria are the same.
 
+    A run takes at least as many steps as the image needs to arrive at every output: with delay 1,
+    as there are layers from the first of the loop to the last output.
+
     The state holds the outputs y that the next step or the caller reads, then the states h. All
     start at zero; the drive, constant, reaches the first layer in the first step. The paper counts
     its steps from the image instead, and before the drive arrives its layers see their biases.
@@ -198,6 +201,7 @@ class ConvRNNCell(RecurrentCell):
             raise ValueError(f"outputs must be among the layers {names}, got {list(outputs)}")
         self.outputs = [name for name in names if name in outputs]
         super().__init__(loop[self.outputs[-1]].channels, graph.in_channels(names[0]))
+        self.least_steps = max(graph.arrival(name, delay) for name in self.outputs)
         self.graph = graph
         self.delay = delay
         self.layers = nn.ModuleDict(

@@ -32,6 +32,8 @@ class RecurrentCell(nn.Module, ABC):
 
     #: Tensors of the state; several make it a tuple.
     state_tensors = 1
+    #: Steps from the first state until the drive has reached every output; a run takes no fewer.
+    least_steps = 1
 
     def __init__(self, channels: int, drive_channels: int | None = None) -> None:
         super().__init__()

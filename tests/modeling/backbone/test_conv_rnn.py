@@ -356,10 +356,27 @@ def test_norm_of_the_outputs() -> None:
 def test_too_few_steps_at_inference_are_named() -> None:
     net = conv_rnn().eval()
     with (
+        pytest.raises(ValueError, match=r"steps of recurrence must be at least 7, got 6: .*output"),
         steps_at_test(net, 6),
-        pytest.raises(ValueError, match=r"steps must be at least 7, got 6.*conv10 in step 7"),
     ):
+        pass
+
+
+@pytest.mark.parametrize("readout", ["last", "mean"])
+def test_too_few_steps_set_later_are_named(readout: str) -> None:
+    net = conv_rnn(READOUT=readout, GRADIENT="bptt")
+    assert net.recurrence is not None
+    net.recurrence.steps = 6
+    with pytest.raises(ValueError, match="steps must be at least 7, got 6"):
         net(images(1, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("node", "least"), [({}, 7), ({"OUT_FEATURES": ["res4"], "FEEDBACK": []}, 4), ({"DELAY": 0}, 1)]
+)
+def test_least_steps(node: dict[str, Any], least: int) -> None:
+    recurrence = conv_rnn(**node).recurrence
+    assert recurrence is not None and recurrence.cell.least_steps == least
 
 
 def test_other_images_are_refused() -> None:
@@ -370,8 +387,8 @@ def test_other_images_are_refused() -> None:
 @pytest.mark.parametrize(
     ("node", "words"),
     [
-        ({"STEPS": 6}, ["steps must be at least 7, got 6", "conv10"]),
-        ({"STEPS_TEST": 3}, ["steps_test must be at least 7, got 3", "conv10"]),
+        ({"STEPS": 6}, ["steps must be at least 7, got 6", "ConvRNNCell"]),
+        ({"STEPS_TEST": 3}, ["steps_test must be at least 7, got 3", "ConvRNNCell"]),
         ({"FEEDBACK": [["conv8", "conv15"]]}, ["['conv8', 'conv15']", "known: conv1"]),
         ({"FEEDBACK": [["conv8", "conv8"]]}, ["an earlier one"]),
         ({"LAYERS": ["conv4", "fc"]}, ["'fc'", "known: conv1"]),
