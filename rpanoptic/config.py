@@ -131,7 +131,7 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # its name begins with that of a set, as "coco_2017_val_panoptic/panoptic_seg/PQ". "" keeps
     # none.
     cfg.RPANOPTIC.BEST_METRIC = "panoptic_seg/PQ"
-    # Seconds that processes wait for each other, at the start and in each exchange.
+    # Seconds that processes wait for each other, at the start and in each exchange of tensors.
     cfg.RPANOPTIC.PROCESS_TIMEOUT = 1800.0
     # Two runs of the same config are equal, bit by bit: a fixed seed, deterministic algorithms. On
     # a GPU, where PyTorch lacks some of these, it warns.

@@ -23,8 +23,10 @@ Batch = Sequence[dict[str, Any]]
 # Names that a message lists before it only counts the rest.
 _LISTED = 8
 _HELP = (
-    "The step was not taken; the last checkpoint is as it was. A smaller SOLVER.BASE_LR, a longer "
-    "warm-up, SOLVER.CLIP_GRADIENTS or full precision may help."
+    "The step was not taken; the last checkpoint is as it was. SOLVER.CLIP_GRADIENTS, full "
+    "precision, a longer warm-up or a smaller SOLVER.BASE_LR may help; --resume keeps the "
+    "checkpoint's BASE_LR, so another one needs a new training, which may start from that "
+    "checkpoint by MODEL.WEIGHTS."
 )
 
 
@@ -138,7 +140,7 @@ def explained_forward(
         raise
     except FloatingPointError as error:
         found = first_nonfinite_output(model, data, amp=amp)
-        message = _message(iteration, str(error).rstrip(".!\n "), data, found)
+        message = _message(iteration, str(error).rstrip(".!\n "), _pictures(data), found)
         raise NonFiniteError(message) from error
 
 
@@ -152,17 +154,36 @@ def _all_processes(good: Tensor) -> bool:
 
 
 def _stop(iteration: int, what: str, data: Batch, search: Callable[[], Found] | None) -> None:
-    """Raise the message of the first process that has something to say, in all of them."""
-    own = _message(iteration, what, data, search()) if search is not None else ""
-    messages = comm.all_gather(own)
-    rank = next(rank for rank, message in enumerate(messages) if message)
-    process = f"process {rank} of {len(messages)}, " if len(messages) > 1 else ""
-    raise NonFiniteError(f"{process}{messages[rank]}")
+    """Raise one message in all processes: that of a process whose batch is at fault.
+
+    What is not finite in one process may come from another: gradients are averaged, and some
+    normalisation layers share their statistics. So the first process counts whose search has
+    found something in its own batch; where none has, the pictures of all are named.
+    """
+    own = (what, search(), _pictures(data)) if search is not None else None
+    answers: list[tuple[str, Found, list[str]] | None] = comm.all_gather(own)
+    said = {rank: answer for rank, answer in enumerate(answers) if answer is not None}
+    rank = next((rank for rank, (_, found, _) in said.items() if found.certain), next(iter(said)))
+    what, found, pictures = said[rank]
+    count = comm.get_world_size()
+    process = f"process {rank} of {count}, " if count > 1 else ""
+    whose = ""
+    if len(said) > 1 and not found.certain:
+        pictures = [name for _, _, names in said.values() for name in names]
+        whose = f" of processes {_listed([str(number) for number in said])}"
+    raise NonFiniteError(f"{process}{_message(iteration, what, pictures, found, whose)}")
 
 
-def _message(iteration: int, what: str, data: Batch, found: Found) -> str:
-    files = [str(sample.get("file_name", "(no file)")) for sample in data]
-    return f"iteration {iteration}: {what}. {found.text} Pictures: {_listed(files)}. {_HELP}"
+def _message(
+    iteration: int, what: str, pictures: Sequence[str], found: Found, whose: str = ""
+) -> str:
+    return (
+        f"iteration {iteration}: {what}. {found.text} Pictures{whose}: {_listed(pictures)}. {_HELP}"
+    )
+
+
+def _pictures(data: Batch) -> list[str]:
+    return [str(sample.get("file_name", "(no file)")) for sample in data]
 
 
 def _listed(names: Sequence[str]) -> str:

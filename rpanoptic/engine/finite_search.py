@@ -32,10 +32,12 @@ class Found:
     Attributes:
         text: a sentence or two for a message.
         module: name of the module at fault; None where there is none.
+        certain: whether this batch gave numbers that are not finite again, or held some.
     """
 
     text: str
     module: str | None = None
+    certain: bool = False
 
 
 def first_nonfinite_output(
@@ -53,7 +55,7 @@ def first_nonfinite_output(
     pictures = [sample for sample in data if not _is_finite(sample.get("image"))]
     if pictures:
         names = ", ".join(str(sample.get("file_name", "(no file)")) for sample in pictures)
-        return Found(f"The input itself is not finite: {names}.")
+        return Found(f"The input itself is not finite: {names}.", certain=True)
     bad = [name for name, tensor in _constants(model) if not _is_finite(tensor)]
     weights = f" {len(bad)} of its weights are not finite, the first {bad[0]}." if bad else ""
     found: list[tuple[str, nn.Module]] = []
@@ -71,6 +73,7 @@ def first_nonfinite_output(
     return Found(
         f"The model's first module with an output that is not finite is {where}.{weights}",
         name or None,
+        certain=True,
     )
 
 
@@ -118,6 +121,7 @@ def first_nonfinite_gradient(
         "In the backward pass, such a gradient first arrives at the output of "
         f"{name or 'the model'} ({type(module).__name__}).",
         name or None,
+        certain=True,
     )
 
 

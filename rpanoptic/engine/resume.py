@@ -1,9 +1,9 @@
 """What an interrupted training needs to go on as if nothing had happened.
 
 Detectron2's checkpoints hold the model, the optimizer, the schedule and the iteration. The hooks
-here add the random states of all processes, the place in the stream of data and the scalars over
-which the logs take their medians. Each saves its state with the trainer's; a checkpoint without
-it, as earlier versions wrote them, still loads.
+here add the random states of all processes, the place in the stream of data, the scalars over
+which the logs take their medians, and the settings of the optimizer. Each saves its state with
+the trainer's; a checkpoint without it, as earlier versions wrote them, still loads.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 
+from rpanoptic.engine.solver_settings import SolverSettings
 from rpanoptic.random_state import RandomState, random_state, set_random_state
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,8 @@ def with_resume_hooks(built: Sequence[HookBase | None], cfg: CfgNode) -> list[Ho
         for i, hook in enumerate(built)
         if isinstance(hook, (hooks.PeriodicCheckpointer, hooks.EvalHook))
     )
-    return [*built[:first], states, DataPosition(), RecentScalars(), *built[first:]]
+    ours = [SolverSettings(cfg), states, DataPosition(), RecentScalars()]
+    return [*built[:first], *ours, *built[first:]]
 
 
 class RandomStates(HookBase):

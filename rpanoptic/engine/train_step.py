@@ -15,7 +15,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from rpanoptic.engine.finite import check_gradients, check_losses, explained_forward
-from rpanoptic.errors import ConfigError, NonFiniteError
+from rpanoptic.errors import CheckpointError, ConfigError, NonFiniteError
 
 # What RPANOPTIC.AMP_DTYPE may name.
 AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -194,8 +194,8 @@ class TrainStep(SimpleTrainer):
             raise NonFiniteError(
                 f"at iteration {self.iter} the gradients are not finite at any loss scale (it has "
                 f"fallen to {scale:g}), so the model no longer learns; the losses are finite. "
-                'RPANOPTIC.AMP_DTYPE "bfloat16", a smaller SOLVER.BASE_LR or full precision may '
-                "help."
+                'RPANOPTIC.AMP_DTYPE "bfloat16" or full precision may help; so may a smaller '
+                "SOLVER.BASE_LR in a new training (--resume keeps the checkpoint's)."
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -206,8 +206,27 @@ class TrainStep(SimpleTrainer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`; the scale starts afresh if the other run had none."""
-        super().load_state_dict(state_dict)
+        """Restore :meth:`state_dict`; the scale starts afresh if the other run had none.
+
+        Raises:
+            CheckpointError: the optimizer's state is that of another one, or of other groups.
+        """
+        saved = state_dict["optimizer"]["param_groups"]
+        # PyTorch loads the state of any optimizer, and fails in the next step.
+        for key in ("momentum", "betas"):
+            if key in self.optimizer.param_groups[0] and not all(key in group for group in saved):
+                raise CheckpointError(
+                    "--resume: the checkpoint holds the state of another optimizer than "
+                    f"RPANOPTIC.OPTIMIZER names: it lacks {key}."
+                )
+        try:
+            super().load_state_dict(state_dict)
+        except ValueError as error:
+            raise CheckpointError(
+                "--resume: the optimizer's state in the checkpoint is of other groups of "
+                "parameters: more or fewer are trained, or the rates or weight decays of SOLVER "
+                f"that divide them differ ({error})."
+            ) from error
         if self.grad_scaler is not None and state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 

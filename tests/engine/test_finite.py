@@ -160,6 +160,32 @@ def stop_one_of_two(folder: str) -> None:
         check_losses(losses, model=model, data=data, iteration=3)
     except NonFiniteError as error:
         Path(folder, f"{rank}.txt").write_text(str(error))
+    # Averaged over processes, the gradient of the second's batch is infinite in both.
+    check_averaged(f"{folder}/gradient_{rank}.txt", 0.0 if rank == 1 else 1.0)
+    # Neither batch gives such a gradient again.
+    check_averaged(f"{folder}/none_{rank}.txt", 1.0, spoilt=True)
+
+
+def check_averaged(file: str, value: float, *, spoilt: bool = False) -> None:
+    """Exchange the gradients of a batch of ``value``, check them, and note the error."""
+    toy = Toy()
+    with torch.no_grad():
+        for param in toy.parameters():
+            param.fill_(1.0)
+    model = create_ddp_model(toy, broadcast_buffers=False)
+    data = batch(value)
+    for sample in data:
+        sample["file_name"] = f"{comm.get_rank()}_{sample['file_name']}"
+    losses_of(model, data)
+    gradient = toy.first.weight.grad
+    assert gradient is not None
+    if spoilt:
+        gradient.fill_(torch.inf)
+    assert not gradient.isfinite().any()
+    try:
+        check_gradients(model, data=data, iteration=4)
+    except NonFiniteError as error:
+        Path(file).write_text(str(error))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, launch would use it")
@@ -172,6 +198,17 @@ def test_all_processes_stop_with_the_message_of_the_one_that_failed(
     assert first == second
     assert first.startswith("process 1 of 2, iteration 3: loss_a is nan")
     assert "not finite is root (Root)" in first
+
+    first, second = ((tmp_path / f"gradient_{rank}.txt").read_text() for rank in range(2))
+    assert first == second
+    assert first.startswith("process 1 of 2, iteration 4: the gradients of 1 of 2 parameters")
+    assert "first arrives at the output of first (Linear)" in first
+    assert "Pictures: 1_one.png, 1_two.png." in first
+
+    first, second = ((tmp_path / f"none_{rank}.txt").read_text() for rank in range(2))
+    assert first == second
+    assert "the gradients of all modules' outputs were finite" in first
+    assert "Pictures of processes 0, 1: 0_one.png, 0_two.png, 1_one.png, 1_two.png." in first
 
 
 def spoil(trainer: Trainer, iteration: int, act: Any) -> None:

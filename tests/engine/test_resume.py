@@ -16,6 +16,9 @@ import pytest
 import torch
 
 from rpanoptic.engine.run import run
+from rpanoptic.engine.solver_settings import SolverSettings
+from rpanoptic.engine.trainer import Trainer
+from rpanoptic.errors import CheckpointError
 from tests.engine.records import metrics
 from tests.engine.tiny import TINY_CONFIG, tiny_cfg, tiny_options
 from tests.paths import ROOT
@@ -119,7 +122,7 @@ def test_checkpoint_of_an_earlier_version_is_resumed_with_a_warning(
     output = tmp_path / "run"
     checkpoint = leave_checkpoint(uninterrupted, 3, output)
     kept = checkpoint["trainer"]["hooks"]
-    for name in ("RandomStates", "DataPosition", "RecentScalars"):
+    for name in ("RandomStates", "DataPosition", "RecentScalars", "SolverSettings"):
         del kept[name]
     torch.save(checkpoint, output / "model_0000003.pth")
     log = resume_here(output)
@@ -129,6 +132,47 @@ def test_checkpoint_of_an_earlier_version_is_resumed_with_a_warning(
     assert list(here) == [4, 5, 6]
     # Not the data of an uninterrupted training: the other tests of this file can fail.
     assert here[4]["total_loss"] != there[4]["total_loss"]
+
+
+def test_settings_of_the_solver_are_those_of_the_checkpoint(
+    uninterrupted: Path, tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    leave_checkpoint(uninterrupted, 3, tmp_path / "run")
+    cfg = tiny_cfg(tmp_path / "run", **SETTINGS)
+    kept = cfg.SOLVER.BASE_LR
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.GAMMA = kept / 2, 0.5
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=True)
+    (warning,) = [r.getMessage() for r in caplog.records if "config's" in r.getMessage()]
+    assert f"config's: SOLVER.BASE_LR {kept} (now {kept / 2}). To train" in warning
+    # So it is, and so the next checkpoint says.
+    assert trainer.scheduler.base_lrs[0] == kept
+    (settings,) = [hook for hook in trainer._hooks if isinstance(hook, SolverSettings)]
+    assert settings.state_dict()["BASE_LR"] == kept
+
+
+@pytest.mark.parametrize("earlier_version", [False, True])
+def test_state_of_another_optimizer_is_refused(
+    uninterrupted: Path, tiny_data: Path, tmp_path: Path, earlier_version: bool
+) -> None:
+    checkpoint = leave_checkpoint(uninterrupted, 3, tmp_path / "run")
+    message = "RPANOPTIC.OPTIMIZER is 'sgd', but the checkpoint holds the state of 'adamw'"
+    if earlier_version:
+        del checkpoint["trainer"]["hooks"]["SolverSettings"]
+        torch.save(checkpoint, tmp_path / "run" / "model_0000003.pth")
+        message = "of another optimizer than RPANOPTIC.OPTIMIZER names: it lacks momentum"
+    cfg = tiny_cfg(tmp_path / "run", **SETTINGS, RPANOPTIC__OPTIMIZER="sgd")
+    with pytest.raises(CheckpointError, match=message):
+        Trainer(cfg).resume_or_load(resume=True)
+
+
+def test_state_of_other_groups_is_refused(
+    uninterrupted: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    leave_checkpoint(uninterrupted, 3, tmp_path / "run")
+    cfg = tiny_cfg(tmp_path / "run", **SETTINGS, SOLVER__BIAS_LR_FACTOR=2.0)
+    with pytest.raises(CheckpointError, match=r"other groups of parameters.*SOLVER"):
+        Trainer(cfg).resume_or_load(resume=True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, launch would use it")
