@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rpanoptic.arguments import at_least
 from rpanoptic.engine.launch import run_parser
-from rpanoptic.engine.slurm import CLUSTERS, JobOptions, submit
+from rpanoptic.engine.slurm import CLUSTERS, JobOptions, failure, submit
 from rpanoptic.errors import UserError
 
 
@@ -43,7 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"job {job.job_id} is queued; its logs: {job.paths.stdout}, {job.paths.stderr}")
     if wait:
         job.wait()
-        return 1 if job.exception() else 0
+        stopped = job.exception()
+        if stopped is not None:
+            print(f"error: job {job.job_id}: {failure(stopped)}", file=sys.stderr)
+            print(f"its log: {job.paths.stderr}", file=sys.stderr)
+            return 1
     return 0
 
 
@@ -74,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--cluster", choices=CLUSTERS, default="slurm", help="local: here, without SLURM"
     )
-    parser.add_argument("--wait", action="store_true", help="until the job is over")
+    parser.add_argument(
+        "--wait", action="store_true", help="until the job is over, and say what stopped it"
+    )
     return parser
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from pathlib import Path
 
@@ -38,16 +39,38 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
         eval_only: leave out the training sets.
 
     Raises:
-        ConfigError: a recurrent block has an unknown part or an impossible number of steps, or
-            settings though the model has no such block; ``TEST.AUG.ENABLED`` is set;
-            ``OUTPUT_DIR`` cannot be written; no dataset is named; a head has another number of
-            classes than a panoptic dataset; the architecture, the backbone or a head is not
-            registered; a test set judges nothing that the model predicts; mixed precision in
-            float16 is asked for without a GPU; the batch has no equal parts; a period is below 1.
+        ConfigError: see :func:`check_settings`; or ``OUTPUT_DIR`` cannot be written; a head has
+            another number of classes than a panoptic dataset; a test set judges nothing that the
+            model predicts.
         DatasetError: a dataset is unknown, missing or damaged, or no evaluator is known for a
             test set's type.
     """
-    _check_parts(cfg, eval_only=eval_only)
+    check_settings(cfg, eval_only=eval_only)
+    check_output_dir(cfg.OUTPUT_DIR, key="OUTPUT_DIR")
+    names = [*cfg.DATASETS.TEST] if eval_only else [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    for name in dict.fromkeys(names):
+        check_dataset(name)
+        _check_class_counts(cfg, name)
+    for name in cfg.DATASETS.TEST:
+        check_evaluators(cfg, name)
+
+
+def check_settings(cfg: CfgNode, *, eval_only: bool = False, processes: int = 1) -> None:
+    """Check what follows from the config alone, whatever datasets and folders this machine has.
+
+    Args:
+        cfg: config of the run.
+        eval_only: leave out what a training needs.
+        processes: how many share the batch.
+
+    Raises:
+        ConfigError: a recurrent block has an unknown part or an impossible number of steps, or
+            settings though the model has no such block; ``TEST.AUG.ENABLED`` is set;
+            no dataset is named; the architecture, the backbone or a head is not registered;
+            mixed precision in float16 is asked for without a GPU; the batch has no equal parts;
+            a period or a limit of time is out of range.
+    """
+    _check_parts(cfg)
     for place, node in cfg.MODEL.RECURRENT.items():
         check_recurrent_node(node, key=f"MODEL.RECURRENT.{place}")
     check_unused_nodes(cfg)
@@ -57,7 +80,9 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
             "augmented results call detectron2.modeling.GeneralizedRCNNWithTTA(cfg, model) from "
             "Python, with model.detector() of a RecurrentPanopticFPN; see docs/models.md."
         )
-    check_output_dir(cfg.OUTPUT_DIR, key="OUTPUT_DIR")
+    timeout = cfg.RPANOPTIC.PROCESS_TIMEOUT
+    if not 0 < timeout < math.inf:
+        raise ConfigError(f"RPANOPTIC.PROCESS_TIMEOUT must be above 0 and finite; got {timeout}.")
     if cfg.RPANOPTIC.LOG_PERIOD < 1:
         raise ConfigError(f"RPANOPTIC.LOG_PERIOD is {cfg.RPANOPTIC.LOG_PERIOD}; at least 1.")
     if not eval_only and cfg.SOLVER.CHECKPOINT_PERIOD < 1:
@@ -68,12 +93,9 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
     for split in needed:
         if not cfg.DATASETS[split]:
             raise ConfigError(f"DATASETS.{split} is empty: name at least one dataset.")
-    names = [*cfg.DATASETS.TEST] if eval_only else [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    for name in dict.fromkeys(names):
-        check_dataset(name)
-        _check_class_counts(cfg, name)
-    for name in cfg.DATASETS.TEST:
-        check_evaluators(cfg, name)
+    if not eval_only:
+        amp_dtype(cfg)
+        check_batch(cfg, processes)
 
 
 def check_penalties(model: nn.Module) -> None:
@@ -99,7 +121,7 @@ def check_penalties(model: nn.Module) -> None:
             )
 
 
-def _check_parts(cfg: CfgNode, *, eval_only: bool) -> None:
+def _check_parts(cfg: CfgNode) -> None:
     """The parts that the config names must be registered, and go together."""
     model = cfg.MODEL
     _check_registered("MODEL.META_ARCHITECTURE", model.META_ARCHITECTURE, META_ARCH_REGISTRY)
@@ -117,9 +139,6 @@ def _check_parts(cfg: CfgNode, *, eval_only: bool) -> None:
         raise ConfigError(
             f"MODEL.MASK_ON is False, but a {model.META_ARCHITECTURE} merges the masks of things."
         )
-    if not eval_only:
-        amp_dtype(cfg)
-        check_batch(cfg, processes=1)
 
 
 def _check_registered(key: str, name: str, registry: Registry) -> None:

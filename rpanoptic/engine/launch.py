@@ -18,8 +18,13 @@ from rpanoptic.data.paths import write_atomically
 from rpanoptic.engine.check import check_process_count, check_run
 from rpanoptic.engine.run import run
 from rpanoptic.engine.setup import setup_config
-from rpanoptic.engine.torchrun import check_flags, launched_process, process_group
-from rpanoptic.errors import ConfigError, LaunchError, UserError
+from rpanoptic.engine.torchrun import (
+    check_flags,
+    check_slurm_step,
+    launched_process,
+    process_group,
+)
+from rpanoptic.errors import LaunchError, UserError
 
 # What PyTorch raises where the others of a run are not met.
 _NOT_MET = re.compile(r"torch\.distributed\.Dist(?:Store|Network)Error: (.*)")
@@ -52,13 +57,11 @@ def start_run(args: argparse.Namespace) -> None:
     process = launched_process()
     if process is not None:
         check_flags(args)
+    elif args.num_machines == 1:
+        check_slurm_step()
     cfg = setup_config(args.config_file, args.opts)
     if args.deterministic:
         cfg.RPANOPTIC.DETERMINISTIC = True
-    if cfg.RPANOPTIC.PROCESS_TIMEOUT <= 0:
-        raise ConfigError(
-            f"RPANOPTIC.PROCESS_TIMEOUT must be above 0; got {cfg.RPANOPTIC.PROCESS_TIMEOUT}."
-        )
     if process is None:
         check_process_count(args.num_gpus)
     check_run(cfg, eval_only=args.eval_only)
@@ -105,6 +108,12 @@ def launch_run(cfg: CfgNode, args: argparse.Namespace) -> None:
             not_met = _NOT_MET.search(str(error))
             if not_met is None:
                 raise
+            if "EADDRINUSE" in not_met.group(1):
+                raise LaunchError(
+                    f"the address {args.dist_url}, at which the processes are to meet, is in use, "
+                    "perhaps by another run on this machine: give --dist-url auto, or on several "
+                    "machines another port."
+                ) from error
             rank = args.machine_rank * args.num_gpus + error.error_index
             raise LaunchError(
                 f"process {rank} of {world_size} cannot reach the others at {args.dist_url}; it "

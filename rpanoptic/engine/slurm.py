@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detectron2.engine import DefaultTrainer
+
+from rpanoptic.engine.check import check_settings
 from rpanoptic.engine.launch import start_run
 from rpanoptic.engine.setup import setup_config
 from rpanoptic.errors import LaunchError
@@ -18,6 +21,9 @@ from rpanoptic.errors import LaunchError
 CLUSTERS = ("slurm", "local")
 # What names of partitions, accounts and the like are made of: nothing that ends a line or a word.
 _PLAIN = re.compile(r"[\w.,:@+&|()\[\]*-]+")
+
+# An exception's line in a traceback.
+_RAISED = re.compile(r"[\w.]+(?:Error|Exception|Interrupt|Exit)\b")
 
 
 @dataclass(frozen=True)
@@ -68,14 +74,18 @@ class JobOptions:
         if self.cluster not in CLUSTERS:
             raise LaunchError(f"cluster {self.cluster!r} is unknown; known: {', '.join(CLUSTERS)}.")
 
+    @property
+    def gpus(self) -> int:
+        """GPUs of each machine."""
+        return self.tasks_per_node if self.gpus_per_node is None else self.gpus_per_node
+
     def parameters(self) -> dict[str, Any]:
         """The same as submitit names it."""
-        gpus = self.tasks_per_node if self.gpus_per_node is None else self.gpus_per_node
         values = {
             "name": self.name,
             "nodes": self.nodes,
             "tasks_per_node": self.tasks_per_node,
-            "gpus_per_node": gpus,
+            "gpus_per_node": self.gpus,
             "cpus_per_task": self.cpus_per_task,
             "mem_gb": self.memory_gb,
             "timeout_min": self.minutes,
@@ -83,6 +93,8 @@ class JobOptions:
             "slurm_account": self.account,
             "slurm_qos": self.qos,
             "slurm_constraint": self.constraint,
+            # The others of a process that has failed would wait for it until a time limit.
+            "slurm_srun_args": ["--kill-on-bad-exit"],
         }
         return {key: value for key, value in values.items() if value not in (None, "")}
 
@@ -140,7 +152,7 @@ class TrainingJob:
 
 
 def submit(args: argparse.Namespace, options: JobOptions) -> Any:
-    """Queue a run. What is wrong with its config is found before.
+    """Queue a run. What is wrong with its config is found before, but for datasets and folders.
 
     Args:
         args: from :func:`rpanoptic.engine.launch.run_parser`; without flags that count processes,
@@ -159,7 +171,10 @@ def submit(args: argparse.Namespace, options: JobOptions) -> Any:
             "the job starts the processes, so --num-gpus, --num-machines and --machine-rank cannot "
             "be given: name their number by --nodes and --tasks-per-node."
         )
+    if not args.config_file:
+        raise LaunchError("the job needs a config: give --config-file.")
     job = TrainingJob(args)
+    _check_on_cluster(args, options)
     try:
         executor = submitit.AutoExecutor(
             options.folder, cluster=options.cluster, slurm_max_num_timeout=options.requeues
@@ -168,6 +183,28 @@ def submit(args: argparse.Namespace, options: JobOptions) -> Any:
         return executor.submit(job)
     except (OSError, RuntimeError, ValueError) as error:
         raise LaunchError(f"the job cannot be queued: {error}") from error
+
+
+def _check_on_cluster(args: argparse.Namespace, options: JobOptions) -> None:
+    """Check the config as the machines of the job will, which may have other devices and files."""
+    cfg = setup_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
+    given = dict(zip(args.opts[0::2], args.opts[1::2], strict=True))
+    cfg.MODEL.DEVICE = given.get("MODEL.DEVICE", "cuda" if options.gpus else "cpu")
+    processes = options.nodes * options.tasks_per_node
+    cfg = DefaultTrainer.auto_scale_workers(cfg, processes)
+    check_settings(cfg, eval_only=args.eval_only, processes=processes)
+
+
+def failure(error: BaseException) -> str:
+    """The line of a job's failure that says what stopped it.
+
+    Args:
+        error: from submitit's ``job.exception()``; its text may hold a traceback.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # The last exception of a traceback is the one that was raised at the end.
+    raised = [line for line in lines if _RAISED.match(line)]
+    return raised[-1] if raised else (lines[0] if lines else type(error).__name__)
 
 
 def imported_submitit() -> Any:

@@ -93,6 +93,27 @@ def check_flags(args: argparse.Namespace) -> None:
         )
 
 
+def check_slurm_step(environment: Mapping[str, str] = os.environ) -> None:
+    """Check that a process which knows of no others is not one of several that srun has started.
+
+    Each would be a run of its own, and all would write to the same ``OUTPUT_DIR``. To be called
+    where neither torchrun's variables nor Detectron2's flags name other processes. The number of
+    tasks is that of srun's step: SLURM sets the one of the job in a batch script too, which is
+    a single process.
+
+    Raises:
+        LaunchError: it is.
+    """
+    tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
+    if "SLURM_PROCID" in environment and tasks != "1":
+        raise LaunchError(
+            f"srun has started {tasks} processes, of which this is number "
+            f"{environment['SLURM_PROCID']}, but the environment lacks RANK and WORLD_SIZE: each "
+            "would train for itself. Queue the run by tools/submit.py, let srun start one torchrun "
+            "a machine, or give --num-machines and --machine-rank."
+        )
+
+
 @contextlib.contextmanager
 def process_group(process: LaunchedProcess, cfg: CfgNode) -> Iterator[None]:
     """Join the other processes, in the way in which Detectron2 expects them to be joined.

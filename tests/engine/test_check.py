@@ -180,3 +180,11 @@ def test_a_penalty_that_would_be_lost_is_refused(tmp_path: Path, tiny_data: Path
         {"MODEL__BACKBONE__NAME": "build_resnet_fpn_backbone"},
     ):
         check_penalties(build_model(tiny_cfg(tmp_path, **{**lost, **sound})))
+
+
+@pytest.mark.parametrize("limit", [-1.0, float("inf"), float("nan")])
+def test_time_limit_that_is_none(tiny_data: Path, tmp_path: Path, limit: float) -> None:
+    cfg = tiny_cfg(tmp_path)
+    cfg.RPANOPTIC.PROCESS_TIMEOUT = limit
+    with pytest.raises(ConfigError, match="PROCESS_TIMEOUT must be above 0 and finite"):
+        check_run(cfg)

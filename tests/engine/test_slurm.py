@@ -13,7 +13,14 @@ import pytest
 import torch
 
 from rpanoptic.engine.launch import run_parser
-from rpanoptic.engine.slurm import JobOptions, TrainingJob, _keep_signals_from_children, submit
+from rpanoptic.engine.slurm import (
+    JobOptions,
+    TrainingJob,
+    _check_on_cluster,
+    _keep_signals_from_children,
+    failure,
+    submit,
+)
 from rpanoptic.engine.torchrun import LaunchedProcess, launched_process
 from rpanoptic.errors import ConfigError, LaunchError
 from tests.engine.tiny import TINY_CONFIG, tiny_options
@@ -45,6 +52,7 @@ def test_options_as_submitit_names_them(tmp_path: Path) -> None:
         "mem_gb": 64,
         "timeout_min": 90,
         "slurm_partition": "gpu",
+        "slurm_srun_args": ["--kill-on-bad-exit"],
     }
     assert JobOptions(folder=tmp_path, gpus_per_node=0).parameters()["gpus_per_node"] == 0
     # submitit refuses names that it does not know.
@@ -76,6 +84,56 @@ def test_faults_are_found_before_the_job_is_queued(tmp_path: Path) -> None:
         submit(arguments(tmp_path, "--num-gpus", "2"), options)
     with pytest.raises(LaunchError, match=r"cannot be queued: .*only one node"):
         submit(arguments(tmp_path), JobOptions(folder=tmp_path / "jobs", cluster="local", nodes=2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"MODEL__META_ARCHITECTURE": "PanopticFPM"}, "META_ARCHITECTURE 'PanopticFPM' is unknown"),
+        ({"MODEL__RECURRENT__MASK_HEAD__CELL": "hgu"}, "MODEL.RECURRENT.MASK_HEAD"),
+        ({"RPANOPTIC__AMP_DTYPE": "float8"}, "AMP_DTYPE 'float8' is unknown"),
+        ({"RPANOPTIC__PROCESS_TIMEOUT": 0.0}, "PROCESS_TIMEOUT must be above 0"),
+        ({"DATASETS__TRAIN": ()}, "DATASETS.TRAIN is empty"),
+        # Enough for one process.
+        ({"SOLVER__IMS_PER_BATCH": 4}, "must be a multiple of 8: 8 process"),
+        ({"SOLVER__AMP__ENABLED": True}, "float16 needs a GPU"),
+    ],
+)
+def test_settings_are_checked_for_the_machines_of_the_job(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    options = JobOptions(folder=tmp_path / "jobs", nodes=2, tasks_per_node=4)
+    with pytest.raises(ConfigError, match=message):
+        submit(arguments(tmp_path, **changes), options)
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_datasets_and_devices_of_the_job_are_not_looked_for_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "none"))
+    args = arguments(tmp_path, SOLVER__AMP__ENABLED=True, SOLVER__IMS_PER_BATCH=8)
+    args.opts += ["MODEL.DEVICE", "cuda"]
+    _check_on_cluster(args, JobOptions(folder=tmp_path, nodes=2, tasks_per_node=4))
+
+
+def test_job_needs_a_config(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="give --config-file"):
+        submit(run_parser().parse_args([]), JobOptions(folder=tmp_path))
+
+
+def test_failure_is_the_last_exception_of_the_traceback() -> None:
+    trace = (
+        "Traceback\n  raise x\nKeyError: 'a'\n\nTraceback\npackage.errors.DatasetError: no set b"
+    )
+    error = RuntimeError(
+        f"Job (task=0) failed during processing with trace:\n---\n{trace}\n---\nlogs"
+    )
+    assert failure(error) == "package.errors.DatasetError: no set b"
+    assert (
+        failure(RuntimeError("has not produced any output\nlog")) == "has not produced any output"
+    )
+    assert failure(RuntimeError()) == "RuntimeError"
 
 
 def test_cluster_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from rpanoptic.engine.torchrun import (
     LaunchedProcess,
     _make_local_groups,
     check_flags,
+    check_slurm_step,
     launched_process,
     process_group,
     speaks_for_all,
@@ -66,6 +67,29 @@ def test_processes_cannot_be_asked_for_twice() -> None:
     check_flags(run_parser().parse_args([]))
     with pytest.raises(LaunchError, match="so --num-gpus 2 and --machine-rank 1 cannot be given"):
         check_flags(run_parser().parse_args(["--num-gpus", "2", "--machine-rank", "1"]))
+
+
+def test_tasks_of_srun_that_know_nothing_of_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_slurm_step({})
+    # A batch script has a rank and the number of the job's tasks, but is one process.
+    check_slurm_step({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"})
+    check_slurm_step({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"})
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    args = run_parser().parse_args(["--config-file", str(TINY_CONFIG)])
+    with pytest.raises(LaunchError, match=r"srun has started 8 processes, .* number 3, .*submit"):
+        start_run(args)
+    # Flags that name the others are enough, and so are torchrun's variables.
+    args.num_machines, args.opts = 8, ["SOLVER.MAX_ITR", "1"]
+    with pytest.raises(ConfigError, match="MAX_ITR"):
+        start_run(args)
+    args.num_machines = 1
+    for name, value in SOUND.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="MAX_ITR"):
+        start_run(args)
 
 
 def test_one_process_alone_needs_no_group(tmp_path: Path) -> None:

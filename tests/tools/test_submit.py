@@ -58,11 +58,17 @@ def test_command_line_is_divided(
 
 @pytest.mark.parametrize(("error", "status"), [(None, 0), (RuntimeError("stopped"), 1)])
 def test_waiting_tells_how_the_job_ended(
-    queued: list[Any], monkeypatch: pytest.MonkeyPatch, error: Exception | None, status: int
+    queued: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception | None,
+    status: int,
 ) -> None:
     monkeypatch.setattr(Job, "error", error)
     assert submit.main(["--wait", "--", "--config-file", "some.yaml"]) == status
     assert queued[2].waited
+    said = "error: job 12: stopped\nits log: 12.err\n" if error else ""
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -93,4 +94,18 @@ def test_machine_that_meets_no_other(
     last = error[error.index("error: ") :]
     assert last.startswith("error: process 0 of 2 cannot reach the others at tcp://127.0.0.1:0")
     assert "PROCESS_TIMEOUT" in last
+    assert "Traceback" not in last
+
+
+def test_address_of_another_run(
+    tiny_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("", 0)) as other:
+        url = f"tcp://127.0.0.1:{other.getsockname()[1]}"
+        argv = command(tmp_path / "out", "--num-machines", "2", "--dist-url", url)
+        assert train_net.main(argv[1:]) == 2
+    error = capfd.readouterr().err
+    last = error[error.index("error: ") :]
+    assert last.startswith(f"error: the address {url}, at which the processes are to meet, is in")
+    assert "--dist-url auto" in last
     assert "Traceback" not in last
