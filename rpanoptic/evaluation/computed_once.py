@@ -32,7 +32,8 @@ def outputs_by_step(
         model: in evaluation mode; gradients are off. Not to be used otherwise until the last
             output is taken.
         inputs: a batch, as the model takes it.
-        steps: for all blocks, at least 1 each; they come in ascending order, each once.
+        steps: for all blocks, at least as many as each needs; they come in ascending order, each
+            once.
 
     Yields:
         the number of steps, and the model's outputs.

@@ -66,7 +66,8 @@ def evaluate_steps(
         cfg: config of the model.
         model: the model.
         dataset: a registered dataset; its type chooses the evaluators.
-        steps: of all recurrent blocks, at least 1 each. A model without any is evaluated once.
+        steps: of all recurrent blocks, at least as many as each needs. A model without any is
+            evaluated once.
         timed_pictures: on how many pictures the time is measured; 0 measures none.
 
     Yields:

@@ -51,6 +51,8 @@ TINY_MODEL: dict[str, Any] = {
 CONV_RNN: dict[str, Any] = {
     "MODEL__BACKBONE__NAME": "build_convrnn_fpn_backbone",
     "MODEL__RECURRENT__CONVRNN__WIDTHS": [4, 4, 4, 6, 6, 8, 8, 10, 10, 10],
+    "MODEL__RECURRENT__CONVRNN__LAYERS": ["conv4"],
+    "MODEL__RECURRENT__CONVRNN__FEEDBACK": [],
     "MODEL__RECURRENT__CONVRNN__STEPS": 8,
     "MODEL__RECURRENT__CONVRNN__GRADIENT": "bptt",
 }
