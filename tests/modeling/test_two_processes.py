@@ -25,10 +25,20 @@ EACH = pytest.mark.parametrize("key", COMPONENTS)
 
 
 def training(key: str, folder: Path) -> Training:
+    """A component with the weights that all processes begin with.
+
+    They are read from a file: the QR decomposition of an orthogonal initialisation depends on the
+    number of threads, by a rounding error of float32.
+    """
     component = COMPONENTS[key]
     module = component.build(component.cfg(folder))
+    module.load_state_dict(torch.load(first_weights(key, folder), weights_only=True))
     # Detectron2's models know float32 alone. There the order of sums costs far more.
     return Training(component, module if key in MODELS else module.double())
+
+
+def first_weights(key: str, folder: Path) -> Path:
+    return folder / f"{key}.first.pth"
 
 
 def train_one_of_two(rank: int, folder: Path) -> None:
@@ -64,6 +74,8 @@ def gradients_of(model: nn.Module) -> dict[str, Tensor]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """What both processes wrote, ``{component}.{rank}.pth``."""
     made = tmp_path_factory.mktemp("two_processes")
+    for key, component in COMPONENTS.items():
+        torch.save(component.build(component.cfg(made)).state_dict(), first_weights(key, made))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         mp.spawn(train_one_of_two, args=(made,), nprocs=PROCESSES)
