@@ -36,10 +36,7 @@ def own_config_file(name: str) -> Path:
     Raises:
         ConfigError: there is no such name; the closest ones are listed.
     """
-    known = _own_names()
-    if name not in known:
-        raise ConfigError(f"rpanoptic has no config {name!r}.{_close(name, known)}")
-    return configs_folder() / name
+    return _file_in(configs_folder(), name, whose="rpanoptic")
 
 
 def detectron2_config_file(name: str) -> Path:
@@ -53,10 +50,7 @@ def detectron2_config_file(name: str) -> Path:
         ConfigError: there is no such name; the closest ones are listed.
     """
     # Not detectron2.model_zoo.get_config_file, which gives any file or folder that a path leads to.
-    known = _detectron2_names()
-    if name not in known:
-        raise ConfigError(f"Detectron2 has no config {name!r}.{_close(name, known)}")
-    return _detectron2_folder() / name
+    return _file_in(_detectron2_folder(), name, whose="Detectron2")
 
 
 def find_config_file(name: str) -> Path:
@@ -91,6 +85,13 @@ def _detectron2_folder() -> Path:
 
 def _detectron2_names() -> list[str]:
     return _names(_detectron2_folder())
+
+
+def _file_in(folder: Path, name: str, *, whose: str) -> Path:
+    known = _names(folder)
+    if name not in known:
+        raise ConfigError(f"{whose} has no config {name!r}.{_close(name, known)}")
+    return folder / name
 
 
 def _names(folder: Path) -> list[str]:

@@ -10,6 +10,8 @@ from detectron2.modeling import Backbone, build_backbone, build_model
 
 import rpanoptic.modeling  # noqa: F401  registers the backbones
 from rpanoptic import add_rpanoptic_config
+from rpanoptic.modeling.penalty import take_penalties
+from rpanoptic.recurrent import recurrent_blocks
 
 FPN_CHANNELS = 16
 # A ResNet-50 of a few channels is far smaller than a ResNet-18, whose widths are fixed.
@@ -83,3 +85,23 @@ def check_stock_models_take(name: str, retinanet: str, **changes: Any) -> None:
     with torch.no_grad():
         (result,) = build_model(cfg).eval()(picture)
     assert result["instances"].pred_boxes.tensor.isfinite().all()
+
+
+def check_penalty(backbone: Backbone, name: str, *, penalised: bool) -> None:
+    """In training a penalty is there once, if the method has one, and reaches every cell."""
+    for block in recurrent_blocks(backbone).values():
+        # Low enough that there is something to penalise at any initialisation.
+        block.penalty = type(block.penalty)(tau=1e-3, weight=0.5)
+    x = images(1, 64, 64)
+    backbone(x)
+    backbone(x)  # what the first pass left is forgotten
+    penalties = take_penalties(backbone)
+    assert set(penalties) == ({name} if penalised else set())
+    assert take_penalties(backbone) == {}
+    for penalty in penalties.values():
+        assert penalty.shape == () and penalty > 0
+        penalty.backward()
+        cells = [block.cell for block in recurrent_blocks(backbone).values()]
+        assert all(any(p.grad is not None and p.grad.any() for p in c.parameters()) for c in cells)
+    backbone.eval()(x)
+    assert take_penalties(backbone) == {}
