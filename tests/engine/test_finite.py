@@ -164,6 +164,8 @@ def stop_one_of_two(folder: str) -> None:
     check_averaged(f"{folder}/gradient_{rank}.txt", 0.0 if rank == 1 else 1.0)
     # Neither batch gives such a gradient again.
     check_averaged(f"{folder}/none_{rank}.txt", 1.0, spoilt=True)
+    # A process that leaves early may take the connection from one that still reads.
+    comm.synchronize()
 
 
 def check_averaged(file: str, value: float, *, spoilt: bool = False) -> None:
