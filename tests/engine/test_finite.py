@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,9 @@ def stop_one_of_two(folder: str) -> None:
     check_averaged(f"{folder}/none_{rank}.txt", 1.0, spoilt=True)
     # A process that leaves early may take the connection from one that still reads.
     comm.synchronize()
+    # All is written. Torn down in order, threads that two wrapped models have left behind can abort
+    # the interpreter ("terminate called without an active exception").
+    os._exit(0)
 
 
 def check_averaged(file: str, value: float, *, spoilt: bool = False) -> None:
