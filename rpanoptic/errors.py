@@ -5,6 +5,9 @@ Command lines print such a message alone, without a traceback, and exit with sta
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(Exception):
     """Something that the user named, wrote or lacks stops the work; the message says what."""
@@ -12,6 +15,24 @@ class UserError(Exception):
 
 class ConfigError(UserError, ValueError):
     """A config key, or its value, is unknown or impossible."""
+
+
+@contextlib.contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Turn a ValueError that is raised inside into a ConfigError that says where it comes from.
+
+    Args:
+        place: a config key, or what else is at fault; begins the message.
+
+    Raises:
+        ConfigError: "place: message". One that is raised inside passes as it is.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{place}: {error}") from error
 
 
 class DatasetError(UserError, ValueError):

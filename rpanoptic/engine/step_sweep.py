@@ -21,7 +21,7 @@ from rpanoptic.engine.check import check_run
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.earlier_run import numbered_aside
 from rpanoptic.engine.weights_file import file_sha256, local_weights
-from rpanoptic.errors import ConfigError, UserError
+from rpanoptic.errors import ConfigError, UserError, naming
 from rpanoptic.evaluation.steps import evaluate_steps
 from rpanoptic.recurrent.blocks import check_steps, recurrent_blocks
 from rpanoptic.visualization import save_figure
@@ -228,12 +228,8 @@ def _order(row: Row, identities: Sequence[Row]) -> tuple[int, int]:
 
 
 def _check_steps(one: Checkpoint, steps: Sequence[int]) -> None:
-    try:
+    with naming(one.label):
         check_steps(build_model(one.cfg), steps)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"{one.label}: {error}") from error
 
 
 def _identity(one: Checkpoint) -> Row:

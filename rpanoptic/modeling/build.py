@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 
-from rpanoptic.errors import ConfigError
+from rpanoptic.errors import ConfigError, naming
 from rpanoptic.recurrent import (
     CELLS,
     GRADIENTS,
@@ -38,10 +38,8 @@ def build_recurrent_block(
             its drive; the message begins with its key.
     """
     cell = build_recurrent_cell(node, channels, key=key, drive_channels=drive_channels)
-    try:
+    with naming(f"{key}.CELL {node.CELL!r}"):
         check_keeps_size("the head", cell)
-    except ValueError as error:
-        raise ConfigError(f"{key}.CELL {node.CELL!r}: {error}") from error
     return build_block_of(cell, node, key=key)
 
 
@@ -75,10 +73,8 @@ def build_recurrent_cell(
                 "such a drive"
             )
         options["drive_channels"] = drive_channels
-    try:
+    with naming(key):
         return build_cell(node.CELL, channels, **options)
-    except ValueError as error:
-        raise ConfigError(f"{key}: {error}") from error
 
 
 def build_block_of(cell: RecurrentCell, node: CfgNode, *, key: str) -> RecurrentBlock:
@@ -91,7 +87,7 @@ def build_block_of(cell: RecurrentCell, node: CfgNode, *, key: str) -> Recurrent
     Raises:
         ConfigError: a value is unknown or out of its range.
     """
-    try:
+    with naming(key):
         return RecurrentBlock(
             cell,
             steps=node.STEPS,
@@ -105,8 +101,6 @@ def build_block_of(cell: RecurrentCell, node: CfgNode, *, key: str) -> Recurrent
             backend=node.BACKEND,
             on_failure=node.ON_FAILURE,
         )
-    except ValueError as error:
-        raise ConfigError(f"{key}: {error}") from error
 
 
 OUTPUT_NORMS = ("SyncBN", "naiveSyncBN", "BN", "FrozenBN", "GN", "")
@@ -187,10 +181,8 @@ def check_recurrent_node(node: CfgNode, *, key: str) -> None:
             steps that cannot be run, or an impossible kernel size of the feedback's cells.
     """
     for name, registry in (("CELL", CELLS), ("GRADIENT", GRADIENTS)):
-        try:
+        with naming(f"{key}.{name}"):
             registry.get(node[name])
-        except ValueError as error:
-            raise ConfigError(f"{key}.{name}: {error}") from error
     for name, least in (("STEPS", 1), ("STEPS_TEST", 0)):
         if node[name] < least:
             raise ConfigError(f"{key}.{name} must be at least {least}, got {node[name]}")

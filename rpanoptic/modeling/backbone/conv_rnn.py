@@ -13,7 +13,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 from torch import Tensor, nn
 
-from rpanoptic.errors import ConfigError
+from rpanoptic.errors import naming
 from rpanoptic.modeling.backbone.conv_rnn_cell import ConvLayer, ConvRNNCell
 from rpanoptic.modeling.backbone.conv_rnn_graph import ConvRNNGraph, ten_layers
 from rpanoptic.modeling.backbone.pyramid import build_fpn_on, last_level_p6p7
@@ -214,12 +214,8 @@ def build_convrnn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ConvRNN:
     Raises:
         ConfigError: a key has an impossible value.
     """
-    try:
+    with naming(CONFIG_KEY):
         return ConvRNN(cfg, input_shape)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"{CONFIG_KEY}: {error}") from error
 
 
 @BACKBONE_REGISTRY.register()

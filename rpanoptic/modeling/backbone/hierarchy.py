@@ -9,7 +9,7 @@ from typing import Any, cast
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from rpanoptic.errors import ConfigError
+from rpanoptic.errors import naming
 from rpanoptic.modeling.build import check_keeps_size
 from rpanoptic.recurrent import RecurrentCell, build_cell
 from rpanoptic.recurrent.cells.base import Drive
@@ -152,7 +152,7 @@ def build_feedback(
     if node.NORM != "default":
         options["norm"] = node.NORM
     names = list(cells)
-    try:
+    with naming(key):
         return {
             name: build_cell(
                 "top_down",
@@ -163,5 +163,3 @@ def build_feedback(
             )
             for name, above in pairwise(names)
         }
-    except ValueError as error:
-        raise ConfigError(f"{key}: {error}") from error

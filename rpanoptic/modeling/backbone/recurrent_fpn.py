@@ -15,7 +15,7 @@ from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rpanoptic.errors import ConfigError
+from rpanoptic.errors import ConfigError, naming
 from rpanoptic.modeling.backbone.hierarchy import (
     Hierarchy,
     build_feedback,
@@ -213,7 +213,7 @@ def build_fpn_from(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module) -> R
     if node.PLACE == "topdown":
         key = f"{CONFIG_KEY}.TOP_DOWN_KERNEL_SIZE"
         options["feedback"] = build_feedback(node, cells, node.TOP_DOWN_KERNEL_SIZE, key=key)
-    try:
+    with naming(CONFIG_KEY):
         return RecurrentFPN(
             bottom_up=bottom_up,
             in_features=fpn.IN_FEATURES,
@@ -227,10 +227,6 @@ def build_fpn_from(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module) -> R
             fuse_type=fpn.FUSE_TYPE,
             **options,
         )
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"{CONFIG_KEY}: {error}") from error
 
 
 @BACKBONE_REGISTRY.register()

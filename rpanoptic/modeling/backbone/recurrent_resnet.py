@@ -15,7 +15,7 @@ from detectron2.modeling.backbone.resnet import ResNet, build_resnet_backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rpanoptic.errors import ConfigError
+from rpanoptic.errors import ConfigError, naming
 from rpanoptic.modeling.backbone.hierarchy import build_feedback
 from rpanoptic.modeling.backbone.pyramid import build_fpn_on, last_level_p6p7
 from rpanoptic.modeling.backbone.stage_hierarchy import StageHierarchy
@@ -186,7 +186,7 @@ def build_recurrent_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Rec
         _check_feedback(cfg)
         key = f"{CONFIG_KEY}.FEEDBACK_KERNEL_SIZE"
         options["feedback"] = build_feedback(node, cells, node.FEEDBACK_KERNEL_SIZE, key=key)
-    try:
+    with naming(CONFIG_KEY):
         return RecurrentResNet(
             resnet=resnet,
             cells=cells,
@@ -194,10 +194,6 @@ def build_recurrent_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Rec
             output_norm=node.OUTPUT_NORM,
             **options,
         )
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"{CONFIG_KEY}: {error}") from error
 
 
 def _check_stages(cfg: CfgNode, built: tuple[str, ...]) -> list[str]:

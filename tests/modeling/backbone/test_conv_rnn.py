@@ -110,6 +110,19 @@ def by_hand(net: ConvRNN, image: Tensor, steps: int, delay: int) -> list[dict[st
     return history
 
 
+def assert_same(net: Any, features: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """The features are the expected ones, and so are their gradients for every parameter."""
+    for feature, value in expected.items():
+        # The order of resizing and mixing, and of sums in it, differs: rounding alone.
+        torch.testing.assert_close(features[feature], value, rtol=1e-10, atol=1e-10)
+    parameters = list(net.parameters())
+    assert_gradients_close(
+        torch.autograd.grad(total(features), parameters),
+        torch.autograd.grad(total(expected), parameters),
+        1e-9,
+    )
+
+
 @pytest.mark.parametrize("delay", [0, 1])
 @pytest.mark.parametrize("residual", [True, False])
 def test_agrees_with_the_unrolled_network(delay: int, residual: bool) -> None:
@@ -122,15 +135,7 @@ def test_agrees_with_the_unrolled_network(delay: int, residual: bool) -> None:
     features = net(image)
     last = by_hand(net, image, 8, delay)[-1]
     expected = {feature: last[name] for feature, name in OUTPUTS.items()}
-    for feature, value in expected.items():
-        # The order of resizing and mixing, and of sums in it, differs: rounding alone.
-        torch.testing.assert_close(features[feature], value, rtol=1e-10, atol=1e-10)
-    parameters = list(net.parameters())
-    assert_gradients_close(
-        torch.autograd.grad(total(features), parameters),
-        torch.autograd.grad(total(expected), parameters),
-        1e-9,
-    )
+    assert_same(net, features, expected)
 
 
 @pytest.mark.parametrize("gradient", ["bptt", "checkpointed_bptt"])
@@ -144,14 +149,7 @@ def test_mean_is_over_the_steps_from_the_arrival(gradient: str) -> None:
         f: torch.stack([step[OUTPUTS[f]] for step in history[first - 1 :]]).mean(dim=0)
         for f, first in arrivals.items()
     }
-    for feature, value in expected.items():
-        torch.testing.assert_close(features[feature], value, rtol=1e-10, atol=1e-10)
-    parameters = list(net.parameters())
-    assert_gradients_close(
-        torch.autograd.grad(total(features), parameters),
-        torch.autograd.grad(total(expected), parameters),
-        1e-9,
-    )
+    assert_same(net, features, expected)
     assert net.recurrence.last.steps.tolist() == [9]
 
 

@@ -105,3 +105,16 @@ def check_penalty(backbone: Backbone, name: str, *, penalised: bool) -> None:
         assert all(any(p.grad is not None and p.grad.any() for p in c.parameters()) for c in cells)
     backbone.eval()(x)
     assert take_penalties(backbone) == {}
+
+
+def check_samples_ignore_their_batch(backbone: Backbone) -> None:
+    """Each of three samples has in a batch the features that it has alone."""
+    backbone = backbone.double().eval()
+    x = images(3, 64, 96).double()
+    with torch.no_grad():
+        together = backbone(x)
+        alone = [backbone(x[i : i + 1]) for i in range(3)]
+    for name, features in together.items():
+        # Rounding: convolutions of a batch may sum in another order.
+        expected = torch.cat([one[name] for one in alone])
+        torch.testing.assert_close(features, expected, rtol=1e-9, atol=1e-9)
