@@ -6,7 +6,7 @@ Command lines print such a message alone, without a traceback, and exit with sta
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 
 class UserError(Exception):
@@ -49,3 +49,9 @@ class NonFiniteError(UserError, FloatingPointError):
 
 class LaunchError(UserError, RuntimeError):
     """The processes of a run were asked for in a way that cannot be, or did not meet."""
+
+
+def listed(things: Sequence[object], *, most: int) -> str:
+    """The first ``most`` things for a message, and how many more there are."""
+    rest = f" and {len(things) - most} more" if len(things) > most else ""
+    return f"{', '.join(map(str, things[:most]))}{rest}"

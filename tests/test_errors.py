@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rpanoptic.errors import ConfigError, naming
+from rpanoptic.errors import ConfigError, listed, naming
 
 
 def test_a_value_error_gets_its_place() -> None:
@@ -25,3 +25,9 @@ def test_other_errors_pass_as_they_are() -> None:
         raise KeyError("absent")
     with naming("MODEL.KEY"):
         pass
+
+
+def test_a_long_list_ends_in_a_count() -> None:
+    assert listed([], most=2) == ""
+    assert listed(["a", "b"], most=2) == "a, b"
+    assert listed([1, 2, 3, 4], most=2) == "1, 2 and 2 more"

@@ -24,7 +24,7 @@ from rpanoptic.data.panoptic_format import (
 from rpanoptic.data.panoptic_json import load_panoptic_json
 from rpanoptic.data.parallel import map_in_processes
 from rpanoptic.data.paths import write_atomically
-from rpanoptic.errors import DatasetError
+from rpanoptic.errors import DatasetError, listed
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREYSCALE = 0  # a colour type of PNG
@@ -172,8 +172,7 @@ def check_segments(path: Path, ids: np.ndarray, segments: Sequence[Mapping[str, 
 
 
 def _some(ids: set[int]) -> str:
-    shown = ", ".join(str(value) for value in sorted(ids)[:5])
-    return shown if len(ids) <= 5 else f"{shown} and {len(ids) - 5} more"
+    return listed(sorted(ids), most=5)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from rpanoptic.data.paths import write_atomically
 from rpanoptic.engine.array_pickle import RefusedPickleError, load_arrays
 from rpanoptic.engine.shared_files import agreed_checkpoint, weights_everywhere
 from rpanoptic.engine.weights_file import local_weights
-from rpanoptic.errors import CheckpointError
+from rpanoptic.errors import CheckpointError, listed
 
 logger = logging.getLogger(__name__)
 
@@ -230,8 +230,7 @@ def _new_modules(missing: list[str], loaded: set[str]) -> list[str]:
 def _listed(what: str, keys: list[str]) -> str:
     if not keys:
         return ""
-    rest = f" and {len(keys) - _LISTED_KEYS} more" if len(keys) > _LISTED_KEYS else ""
-    return f"\n  {what}: {', '.join(keys[:_LISTED_KEYS])}{rest}"
+    return f"\n  {what}: {listed(keys, most=_LISTED_KEYS)}"
 
 
 def _guarded(read: Callable[[Path], Any], path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from rpanoptic.engine.finite_search import Found, first_nonfinite_gradient, first_nonfinite_output
-from rpanoptic.errors import NonFiniteError
+from rpanoptic.errors import NonFiniteError, listed
 from rpanoptic.recurrent import unwrapped
 
 Batch = Sequence[dict[str, Any]]
@@ -110,7 +110,7 @@ def check_gradients(
     _stop(
         iteration,
         f"the gradients of {len(bad)} of {len(named)} parameters are not finite, though the "
-        f"losses are: {_listed(bad)}",
+        f"losses are: {listed(bad, most=_LISTED)}",
         data,
         lambda: first_nonfinite_gradient(model, data, amp=amp),
     )
@@ -170,7 +170,7 @@ def _stop(iteration: int, what: str, data: Batch, search: Callable[[], Found] | 
     whose = ""
     if len(said) > 1 and not found.certain:
         pictures = [name for _, _, names in said.values() for name in names]
-        whose = f" of processes {_listed([str(number) for number in said])}"
+        whose = f" of processes {listed([*said], most=_LISTED)}"
     raise NonFiniteError(f"{process}{_message(iteration, what, pictures, found, whose)}")
 
 
@@ -178,14 +178,10 @@ def _message(
     iteration: int, what: str, pictures: Sequence[str], found: Found, whose: str = ""
 ) -> str:
     return (
-        f"iteration {iteration}: {what}. {found.text} Pictures{whose}: {_listed(pictures)}. {_HELP}"
+        f"iteration {iteration}: {what}. {found.text} "
+        f"Pictures{whose}: {listed(pictures, most=_LISTED)}. {_HELP}"
     )
 
 
 def _pictures(data: Batch) -> list[str]:
     return [str(sample.get("file_name", "(no file)")) for sample in data]
-
-
-def _listed(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"{', '.join(names[:_LISTED])}{rest}"

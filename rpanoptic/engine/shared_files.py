@@ -13,7 +13,7 @@ from pathlib import Path
 from detectron2.utils import comm
 
 from rpanoptic.engine.weights_file import local_weights
-from rpanoptic.errors import CheckpointError
+from rpanoptic.errors import CheckpointError, listed
 
 # Ranks that a message lists before it only counts the rest.
 _LISTED = 8
@@ -79,10 +79,6 @@ def _by_process(said: list[tuple[str, str]]) -> str:
     for rank, (what, _) in enumerate(said):
         ranks.setdefault(what, []).append(rank)
     return "; ".join(
-        f"{what} in process {_listed(of)} (on {said[of[0]][1]})" for what, of in ranks.items()
+        f"{what} in process {listed(of, most=_LISTED)} (on {said[of[0]][1]})"
+        for what, of in ranks.items()
     )
-
-
-def _listed(ranks: list[int]) -> str:
-    rest = f" and {len(ranks) - _LISTED} more" if len(ranks) > _LISTED else ""
-    return f"{', '.join(map(str, ranks[:_LISTED]))}{rest}"
