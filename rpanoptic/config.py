@@ -114,9 +114,45 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # Normalisation of the outputs, as MASK_HEAD.OUTPUT_NORM. The published network has none.
     cfg.MODEL.RECURRENT.CONVRNN.OUTPUT_NORM = ""
 
+    # The recurrent model of Pathfinder, chosen by MODEL.BACKBONE.NAME
+    # build_pathfinder_recurrent_backbone. Drive and state have MODEL.PATHFINDER.CHANNELS channels.
+    # The penalty is the paper's: larger than elsewhere because it is a mean over all features.
+    cfg.MODEL.RECURRENT.PATHFINDER = _recurrent_block_defaults()
+    cfg.MODEL.RECURRENT.PATHFINDER.CELL = "hgru_pathfinder"
+    cfg.MODEL.RECURRENT.PATHFINDER.LIPSCHITZ.TAU = 0.9
+    cfg.MODEL.RECURRENT.PATHFINDER.LIPSCHITZ.WEIGHT = 10.0
+    cfg.MODEL.RECURRENT.PATHFINDER.LIPSCHITZ.REDUCTION = "mean"
+
+    # The models of Pathfinder, recurrent or not: ContourSegmentor or ContourClassifier, chosen by
+    # MODEL.META_ARCHITECTURE, with a backbone build_pathfinder_{recurrent,feedforward,unet}_backbone
+    # and the head ContourHead.
+    cfg.MODEL.PATHFINDER = CN()
+    # Channels of the first layer, of the state and of the feed-forward layers; of the U-Net's first
+    # level.
+    cfg.MODEL.PATHFINDER.CHANNELS = 25
+    # What the kernels of the recurrent model's first layer start as: "gabor" (a bank of Gabor
+    # filters and a disc) or "random".
+    cfg.MODEL.PATHFINDER.STEM = "gabor"
+    # Side of those kernels, in pixels; odd.
+    cfg.MODEL.PATHFINDER.STEM_SIZE = 7
+    # What follows the first layer of the recurrent model: "square", "relu" or "none".
+    cfg.MODEL.PATHFINDER.STEM_ACTIVATION = "square"
+    # Layers after the first of the feed-forward model.
+    cfg.MODEL.PATHFINDER.LAYERS = 6
+    # Side of the kernels of these layers, in pixels; odd.
+    cfg.MODEL.PATHFINDER.KERNEL_SIZE = 15
+    # Normalisation of the features before the readout, as MASK_HEAD.OUTPUT_NORM above.
+    cfg.MODEL.PATHFINDER.OUTPUT_NORM = "BN"
+    # Probability of the foreground that an untrained readout starts near; above 0 and below 1.
+    cfg.MODEL.PATHFINDER.FOREGROUND_PRIOR = 0.01
+    # Exponent of the focal loss; 0 is the cross-entropy.
+    cfg.MODEL.PATHFINDER.FOCAL_GAMMA = 2.0
+    # Sum the loss over the readouts of all steps, and not of the last alone. Needs GRADIENT "bptt".
+    cfg.MODEL.PATHFINDER.STEP_LOSS = False
+
     cfg.RPANOPTIC = CN()
-    # Optimizer of the trainer: "sgd" (Detectron2's own, with momentum) or "adamw". Rate, decay
-    # and clipping are those of SOLVER.
+    # Optimizer of the trainer: "sgd" (Detectron2's own, with momentum), "adam" or "adamw". Rate,
+    # decay and clipping are those of SOLVER.
     cfg.RPANOPTIC.OPTIMIZER = "sgd"
     # Type of the forward pass in training where SOLVER.AMP.ENABLED: "float16" (with a loss scale;
     # needs a GPU) or "bfloat16".
@@ -124,6 +160,8 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # Equal parts in which each process runs its share of SOLVER.IMS_PER_BATCH, one after another,
     # for one step of the optimizer: memory falls, schedule and rates stay what they are.
     cfg.RPANOPTIC.ACCUMULATION = 1
+    # Pictures of a batch in an evaluation, in each process.
+    cfg.RPANOPTIC.TEST_BATCH = 1
     # Latest periodic checkpoints that are kept; 0 or less keeps all.
     cfg.RPANOPTIC.CHECKPOINTS_KEPT = 0
     # The result, the larger the better, by which evaluations during the training are compared
