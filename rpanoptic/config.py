@@ -123,9 +123,10 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     cfg.MODEL.RECURRENT.PATHFINDER.LIPSCHITZ.WEIGHT = 10.0
     cfg.MODEL.RECURRENT.PATHFINDER.LIPSCHITZ.REDUCTION = "mean"
 
-    # The models of Pathfinder, recurrent or not: ContourSegmentor or ContourClassifier, chosen by
-    # MODEL.META_ARCHITECTURE, with a backbone build_pathfinder_{recurrent,feedforward,unet}_backbone
-    # and the head ContourHead.
+    # The models of Pathfinder, recurrent or not: MODEL.META_ARCHITECTURE ContourSegmentor, with
+    # MODEL.SEM_SEG_HEAD.NAME ContourHead, or ContourClassifier; and MODEL.BACKBONE.NAME
+    # build_pathfinder_recurrent_backbone, build_pathfinder_feedforward_backbone or
+    # build_pathfinder_unet_backbone.
     cfg.MODEL.PATHFINDER = CN()
     # Channels of the first layer, of the state and of the feed-forward layers; of the U-Net's first
     # level.
