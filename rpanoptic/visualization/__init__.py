@@ -1,5 +1,6 @@
-"""Pictures: panoptic overlays, grids that compare, a recurrence's steps and its dynamics."""
+"""Pictures: overlays of panoptics and contours, grids, a recurrence's steps and its dynamics."""
 
+from rpanoptic.visualization.contours import draw_contour, draw_prediction
 from rpanoptic.visualization.dynamics import (
     draw_components,
     draw_past_trained_steps,
@@ -13,9 +14,11 @@ from rpanoptic.visualization.style import save_figure
 
 __all__ = [
     "draw_components",
+    "draw_contour",
     "draw_output",
     "draw_panoptic",
     "draw_past_trained_steps",
+    "draw_prediction",
     "draw_record",
     "draw_residuals",
     "draw_spectrum",
