@@ -198,7 +198,8 @@ def _recurrent_block_defaults() -> CfgNode:
     # Nonlinearity of the cell: "softplus", "tanh", "relu", "sigmoid" or "elu"; "default" takes
     # the cell's own.
     block.NONLINEARITY = "default"
-    # The next four are options of the hGRUs. Changing one for a cell that lacks it is an error.
+    # The next four are options of the hGRUs, the fifth is one of "conv_lstm". Changing one for a cell
+    # that lacks it is an error.
     # Gate the inhibition by global and local attention (GALA) instead of a 1 x 1 convolution.
     block.GALA = True
     # The candidate state is the excitation alone (True, the paper's), or adds it to the inhibited
@@ -209,6 +210,8 @@ def _recurrent_block_defaults() -> CfgNode:
     # Gate biases: "chrono" draws log U(1, STEPS - 1); "legacy" draws U(1, STEPS - 1), as the
     # released code did by mistake and the published numbers were made with.
     block.BIAS_INIT = "chrono"
+    # What the bias of the forget gate starts at; 0 in the paper's contour tracing.
+    block.FORGET_BIAS = 1.0
     # Steps of the recurrence in training; at least 1.
     block.STEPS = 20
     # Steps at inference; 0 takes STEPS.

@@ -141,9 +141,10 @@ CELL_KEYS = {
     "LESS_SOFTPLUS": True,
     "EXTRA_SOFTPLUS": False,
     "BIAS_INIT": "chrono",
+    "FORGET_BIAS": 1.0,
 }
-# Values that leave the choice to the cell.
-CELLS_OWN = (0, "default")
+# Values that leave the choice to the cell, by the keys that have such.
+CELLS_OWN = {"KERNEL_SIZE": 0, "NORM": "default", "NONLINEARITY": "default"}
 
 
 def _cell_options(node: CfgNode, key: str) -> dict[str, Any]:
@@ -157,7 +158,7 @@ def _cell_options(node: CfgNode, key: str) -> dict[str, Any]:
     for name, default in CELL_KEYS.items():
         value = node[name]
         if name.lower() in known:
-            if isinstance(value, bool) or value not in CELLS_OWN:
+            if name not in CELLS_OWN or value != CELLS_OWN[name]:
                 options[name.lower()] = value
         elif value != default:
             raise ConfigError(

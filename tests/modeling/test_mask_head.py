@@ -235,6 +235,7 @@ def test_built_without_a_config() -> None:
         ({"KERNEL_SIZE": 2}, ["MODEL.RECURRENT.MASK_HEAD", "kernel_size", "odd"]),
         ({"NORM": "XN"}, ["MODEL.RECURRENT.MASK_HEAD", "norm", "'GN'"]),
         ({"CELL": "conv_gru", "GALA": False}, ["MASK_HEAD.GALA", "False", "conv_gru"]),
+        ({"CELL": "conv_gru", "FORGET_BIAS": 0.0}, ["MASK_HEAD.FORGET_BIAS", "0.0", "conv_gru"]),
         ({"CELL": "time_decay", "KERNEL_SIZE": 3}, ["MASK_HEAD.KERNEL_SIZE", "time_decay", "0"]),
         ({"HALT_TOL": -1.0}, ["MODEL.RECURRENT.MASK_HEAD", "halt_tol", "at least 0"]),
         ({"NORM": "BN", "HALT_TOL": 0.1}, ["MODEL.RECURRENT.MASK_HEAD", "halt_tol", "'BN'"]),
@@ -249,6 +250,13 @@ def test_impossible_values_name_their_key(node: dict[str, Any], words: list[str]
     with pytest.raises(ConfigError) as caught:
         build(small_config(**node))
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize("bias", [0.0, 1.0, -2.0])
+def test_the_forget_gates_bias_is_a_key(bias: float) -> None:
+    head = build(small_config(CELL="conv_lstm", FORGET_BIAS=bias))
+    gates = head.recurrence.cell.gates.bias.detach().chunk(4)
+    assert [gate.unique().tolist() for gate in gates] == [[0.0], [0.0], [bias], [0.0]]
 
 
 def test_other_widths_than_the_features_name_both_keys() -> None:
