@@ -198,8 +198,8 @@ def _recurrent_block_defaults() -> CfgNode:
     # Nonlinearity of the cell: "softplus", "tanh", "relu", "sigmoid" or "elu"; "default" takes
     # the cell's own.
     block.NONLINEARITY = "default"
-    # The next four are options of the hGRUs, the fifth is one of "conv_lstm". Changing one for a cell
-    # that lacks it is an error.
+    # The next four are options of the hGRUs, and one of "conv_lstm" follows. Changing one for a
+    # cell that lacks it is an error.
     # Gate the inhibition by global and local attention (GALA) instead of a 1 x 1 convolution.
     block.GALA = True
     # The candidate state is the excitation alone (True, the paper's), or adds it to the inhibited
