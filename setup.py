@@ -51,7 +51,15 @@ DETECTRON2 = detectron2_requirements()
 BENCHMARK = ["torchdeq==0.1.0"]
 # For tools/submit.py alone.
 SLURM = ["submitit>=1.5"]
-DEV = ["pytest>=8", "ruff>=0.9", "mypy>=1.14", "types-tabulate", "types-tqdm"]
+# scikit-learn is what the tests compare figures with.
+DEV = [
+    "pytest>=8",
+    "ruff>=0.9",
+    "mypy>=1.14",
+    "types-tabulate",
+    "types-tqdm",
+    "scikit-learn>=1.5",
+]
 
 setup(
     name="rpanoptic",

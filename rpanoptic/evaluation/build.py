@@ -17,6 +17,7 @@ from detectron2.evaluation import (
 )
 
 from rpanoptic.errors import ConfigError, DatasetError
+from rpanoptic.evaluation.contours import ContourClassificationEvaluator, ContourEvaluator
 from rpanoptic.modeling.outputs import outputs_of
 
 
@@ -108,6 +109,14 @@ def _panoptic(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
     return COCOPanopticEvaluator(dataset_name, folder)
 
 
+def _contours(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
+    return ContourEvaluator()
+
+
+def _contour_classes(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
+    return ContourClassificationEvaluator()
+
+
 Builder = Callable[[CfgNode, str, str], DatasetEvaluator]
 
 # evaluator_type of a dataset -> what judges which output of a model, in this order.
@@ -119,4 +128,6 @@ EVALUATORS: dict[str, dict[str, Builder]] = {
         "instances": _instances,
         "panoptic_seg": _panoptic,
     },
+    "pathfinder_segmentation": {"sem_seg": _contours},
+    "pathfinder_classification": {"classification": _contour_classes},
 }

@@ -3,45 +3,48 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tabulate import tabulate
 
-_TASKS = ("panoptic_seg", "bbox", "segm", "sem_seg")
 _PANOPTIC_ROWS = {"All": "", "Things": "_th", "Stuff": "_st"}
+_CONTOUR_ROWS = {"whole set": "", "mean of batches": "batch_"}
+_CONTOUR_COLUMNS = ("F1", "IoU", "precision", "recall", "balanced_accuracy")
+
+Results = Mapping[str, Any]
 
 
-def summary_table(results: Mapping[str, Any]) -> str:
-    """Lay out panoptic quality, box and mask AP and mIoU, all in percent.
+def summary_table(results: Results) -> str:
+    """Lay out panoptic quality, box and mask AP and mIoU; or contour results; in per cent.
 
     Args:
         results: what the evaluators of one dataset return, by task ("panoptic_seg", "bbox",
-            "segm", "sem_seg"), or such results by dataset name. Parts may be absent.
+            "segm", "sem_seg"; "contour"; "classification"), or such results by dataset name. Parts
+            may be absent.
 
     Returns:
         a table for each dataset; a value that is absent or not a number shows as "-".
     """
     if not results:
         return "no evaluation results"
-    if any(task in results for task in _TASKS):
-        return _one_table(results)
-    return "\n\n".join(f"{name}\n{_one_table(part)}" for name, part in results.items())
+    if any(task in results for tasks, _ in _TABLES for task in tasks):
+        return _one_dataset(results)
+    return "\n\n".join(f"{name}\n{_one_dataset(part)}" for name, part in results.items())
 
 
-def _one_table(results: Mapping[str, Any]) -> str:
+def _one_dataset(results: Results) -> str:
+    shown = [table(results) for tasks, table in _TABLES if any(task in results for task in tasks)]
+    return "\n".join(shown or [_panoptic(results)])
+
+
+def _panoptic(results: Results) -> str:
     panoptic = results.get("panoptic_seg") or {}
     rows = [
         [name, *(_shown(panoptic.get(measure + suffix)) for measure in ("PQ", "SQ", "RQ"))]
         for name, suffix in _PANOPTIC_ROWS.items()
     ]
-    quality = tabulate(
-        rows,
-        headers=["", "PQ", "SQ", "RQ"],
-        tablefmt="simple_outline",
-        disable_numparse=True,
-        colalign=("left", "right", "right", "right"),
-    )
+    quality = _table(["PQ", "SQ", "RQ"], rows)
     others = [("box AP", "bbox", "AP"), ("mask AP", "segm", "AP"), ("mIoU", "sem_seg", "mIoU")]
     line = "   ".join(
         f"{title} {_shown((results.get(task) or {}).get(measure))}"
@@ -50,7 +53,38 @@ def _one_table(results: Mapping[str, Any]) -> str:
     return f"{quality}\n{line}"
 
 
+def _contours(results: Results) -> str:
+    found = results["contour"]
+    rows = [
+        [name, *(_shown(found.get(prefix + measure)) for measure in _CONTOUR_COLUMNS)]
+        for name, prefix in _CONTOUR_ROWS.items()
+    ]
+    return _table([measure.replace("_", " ") for measure in _CONTOUR_COLUMNS], rows)
+
+
+def _classification(results: Results) -> str:
+    return f"accuracy {_shown(results['classification'].get('accuracy'))}"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return tabulate(
+        rows,
+        headers=["", *columns],
+        tablefmt="simple_outline",
+        disable_numparse=True,
+        colalign=("left", *("right" for _ in columns)),
+    )
+
+
 def _shown(value: float | None) -> str:
     if value is None or math.isnan(value):
         return "-"
     return f"{value:.1f}"
+
+
+# The results that a table shows, and the table. The first is that of a dataset without results.
+_TABLES: tuple[tuple[tuple[str, ...], Callable[[Results], str]], ...] = (
+    (("panoptic_seg", "bbox", "segm", "sem_seg"), _panoptic),
+    (("contour",), _contours),
+    (("classification",), _classification),
+)

@@ -11,6 +11,7 @@ from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, SemSegEv
 from rpanoptic.engine import setup_config
 from rpanoptic.errors import ConfigError, DatasetError
 from rpanoptic.evaluation import EVALUATORS, build_evaluators, check_evaluator_type
+from rpanoptic.evaluation.contours import ContourEvaluator
 
 NAME = "test_build_evaluators"
 
@@ -54,6 +55,7 @@ def register(tmp_path: Path) -> Iterator[object]:
             [SemSegEvaluator, COCOEvaluator, COCOPanopticEvaluator],
         ),
         ("coco_panoptic_seg", "RetinaNet", [COCOEvaluator]),
+        ("pathfinder_segmentation", "RecurrentSemanticSegmentor", [ContourEvaluator]),
         ("coco_panoptic_seg", "SemanticSegmentor", [SemSegEvaluator]),
     ],
 )
@@ -70,7 +72,13 @@ def test_type_and_model_choose_the_evaluators(
 
 
 @pytest.mark.parametrize(
-    ("kind", "architecture"), [("coco", "SemanticSegmentor"), ("sem_seg", "RecurrentRetinaNet")]
+    ("kind", "architecture"),
+    [
+        ("coco", "SemanticSegmentor"),
+        ("sem_seg", "RecurrentRetinaNet"),
+        ("pathfinder_segmentation", "RetinaNet"),
+        ("pathfinder_classification", "SemanticSegmentor"),
+    ],
 )
 def test_nothing_to_judge(register, tmp_path: Path, kind: str, architecture: str) -> None:
     cfg = setup_config(None, ["MODEL.META_ARCHITECTURE", architecture], output_dir=tmp_path)
@@ -79,13 +87,14 @@ def test_nothing_to_judge(register, tmp_path: Path, kind: str, architecture: str
 
 
 def test_every_type_is_tested() -> None:
-    assert set(EVALUATORS) == {"coco", "sem_seg", "coco_panoptic_seg"}
+    pathfinder = {"pathfinder_segmentation", "pathfinder_classification"}
+    assert set(EVALUATORS) == {"coco", "sem_seg", "coco_panoptic_seg"} | pathfinder
 
 
 @pytest.mark.parametrize("kind", [None, "lvis"])
 def test_unknown_type_lists_the_known(register, tmp_path: Path, kind: str | None) -> None:
     cfg = setup_config(None, output_dir=tmp_path)
-    with pytest.raises(DatasetError, match=f"{NAME}.*{kind}.*coco, coco_panoptic_seg, sem_seg"):
+    with pytest.raises(DatasetError, match=f"{NAME}.*{kind}.*coco, .*, sem_seg"):
         build_evaluators(cfg, register(kind))
 
 

@@ -62,3 +62,30 @@ def test_several_datasets() -> None:
 
 def test_no_results() -> None:
     assert summary_table({}) == "no evaluation results"
+
+
+CONTOUR = {"F1": 98.04, "IoU": 96.16, "precision": 97.0, "recall": 99.0, "balanced_accuracy": 99.5}
+
+
+def test_contours() -> None:
+    batches = {f"batch_{name}": value - 1 for name, value in CONTOUR.items()}
+    assert rows(summary_table({"contour": CONTOUR | batches})) == {
+        "": ["F1", "IoU", "precision", "recall", "balanced accuracy"],
+        "whole set": ["98.0", "96.2", "97.0", "99.0", "99.5"],
+        "mean of batches": ["97.0", "95.2", "96.0", "98.0", "98.5"],
+    }
+
+
+def test_classification_and_tasks_together() -> None:
+    classes = {"classification": {"accuracy": 93.15}}
+    assert summary_table(classes) == "accuracy 93.2"
+    assert summary_table({"test": classes}) == "test\naccuracy 93.2"
+    absent = {"classification": {"accuracy": math.nan}, "contour": {"F1": 50.0}}
+    table = summary_table(absent)
+    assert rows(table)["whole set"] == ["50.0", "-", "-", "-", "-"]
+    assert table.splitlines()[-1] == "accuracy -"
+
+
+def test_a_dataset_without_results() -> None:
+    first, second = summary_table({"first": {"contour": CONTOUR}, "second": {}}).split("\n\n")
+    assert "98.0" in first and rows(second)["All"] == ["-", "-", "-"]
