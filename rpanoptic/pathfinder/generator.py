@@ -1,0 +1,79 @@
+"""Samples of Pathfinder, each a pure function of settings, seed and index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rpanoptic.pathfinder import drawing
+from rpanoptic.pathfinder.placement import Budget, NoRoomError, place
+from rpanoptic.pathfinder.settings import PathfinderError, PathfinderSettings
+
+# Raise it whenever unchanged settings, seed and index would draw anything else.
+GENERATOR_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PathfinderSample:
+    """A picture, its answer, and its geometry; coordinates are (x, y) in px.
+
+    Attributes:
+        image: ``(H, W)`` uint8.
+        target: ``(H, W)`` uint8, 0 or 1: the marked contour with its disc. In the classification
+            form the contours that have discs, with both discs.
+        label: 1 if all discs are on one contour; always so in the segmentation form.
+        contours: ends of the paddles of the two contours, ``(L, 2, 2)`` float64 each, first paddle
+            first.
+        distractors: the same of each distractor, ``(D, 2, 2)``.
+        marked: which contour has the disc; in the classification form, the first disc.
+        markers: centres of the discs, ``(1, 2)`` or ``(2, 2)`` float64. The first is a contour's
+            first end, the second a contour's last end.
+    """
+
+    image: np.ndarray
+    target: np.ndarray
+    label: int
+    contours: tuple[np.ndarray, np.ndarray]
+    distractors: tuple[np.ndarray, ...]
+    marked: int
+    markers: np.ndarray
+
+
+def generate(settings: PathfinderSettings, seed: int, index: int) -> PathfinderSample:
+    """Draw a sample.
+
+    Args:
+        settings: what it is made of.
+        seed: non-negative, of the set.
+        index: non-negative, of the sample in the set. Its contours have
+            ``settings.length(index)`` paddles.
+
+    Returns:
+        the same sample for the same arguments, whatever was drawn before.
+
+    Raises:
+        PathfinderError: no room was found in a bounded number of attempts; the message names the
+            setting at fault and a value with which room is found.
+    """
+    rng = np.random.Generator(
+        np.random.PCG64(np.random.SeedSequence((seed, index, GENERATOR_VERSION)))
+    )
+    length = settings.length(index)
+    try:
+        placement = place(settings, length, rng, Budget())
+    except NoRoomError as error:
+        raise PathfinderError(f"{error.setting}: no room; {error.reached} were placed") from error
+    paddles = np.concatenate((*placement.contours, *placement.distractors))
+    brightness = rng.choice(settings.contrasts, size=len(paddles))
+    marked, markers = placement.marked, placement.markers
+    contours = (placement.contours[marked],) if placement.label else placement.contours
+    return PathfinderSample(
+        image=drawing.draw(settings, paddles, brightness, markers),
+        target=drawing.mask(settings, contours, markers),
+        label=placement.label,
+        contours=placement.contours,
+        distractors=placement.distractors,
+        marked=marked,
+        markers=markers,
+    )

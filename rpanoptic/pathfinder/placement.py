@@ -1,0 +1,266 @@
+"""Where the contours, the distractors and the discs of a picture lie."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from rpanoptic.pathfinder.growth import Chain, Chance, Field, Point, grow, paddles
+from rpanoptic.pathfinder.settings import PathfinderSettings
+
+# Two ends of one contour, and two of different ones, count as equally far apart when their
+# distances differ by less than this part of their mean.
+_EQUAL_DISTANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How often something is tried before the settings count as impossible.
+
+    Attributes:
+        pairs: of contours, for a picture's arrangement.
+        starts: of a distractor.
+        pictures: arrangements that are begun anew because a distractor found no room.
+    """
+
+    pairs: int = 4000
+    starts: int = 300
+    pictures: int = 30
+
+
+class NoRoomError(Exception):
+    """The attempts are spent.
+
+    Attributes:
+        setting: "lengths" or "distractors".
+        reached: the most paddles of each contour, or distractors, that an attempt placed.
+    """
+
+    def __init__(self, setting: str, reached: int) -> None:
+        super().__init__(f"no room for {setting}, reached {reached}")
+        self.setting = setting
+        self.reached = reached
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The geometry of a picture; coordinates are (x, y) in px.
+
+    Attributes:
+        contours: paddles of the two, ``(L, 2, 2)`` each.
+        distractors: paddles of each, ``(D, 2, 2)``.
+        marked: the contour that has the first disc.
+        label: 1 if all discs are on that contour.
+        markers: centres of the discs, ``(1, 2)`` or ``(2, 2)``.
+    """
+
+    contours: tuple[np.ndarray, np.ndarray]
+    distractors: tuple[np.ndarray, ...]
+    marked: int
+    label: int
+    markers: np.ndarray
+
+
+def place(
+    settings: PathfinderSettings, length: int, rng: np.random.Generator, budget: Budget
+) -> Placement:
+    """Arrange a picture with contours of ``length`` paddles.
+
+    Raises:
+        NoRoomError: the budget is spent.
+    """
+    chance = Chance(rng, settings.continuity)
+    coin = chance.bit()
+    placed = 0
+    for _ in range(budget.pictures):
+        pair = _Pair(settings, length, chance)
+        marks = _place_pair(pair, coin, budget)
+        others: list[Chain] = []
+        field = pair.ground()
+        while len(others) < settings.distractors:
+            chain = _place_distractor(field, settings, length, chance, budget)
+            if chain is None:
+                break
+            others.append(chain)
+        else:
+            first, second = (paddles(chain, settings) for chain in pair.chains)
+            return Placement(
+                (first, second),
+                tuple(paddles(chain, settings) for chain in others),
+                marks.contour,
+                marks.label,
+                np.array(marks.centers),
+            )
+        placed = max(placed, len(others))
+    raise NoRoomError("distractors", placed)
+
+
+@dataclass(frozen=True)
+class _Marks:
+    contour: int
+    label: int
+    centers: list[Point]
+
+
+def _place_pair(pair: _Pair, coin: int, budget: Budget) -> _Marks:
+    reached = 0
+    for _ in range(budget.pairs):
+        if pair.grow():
+            marks = pair.marks(coin)
+            if marks is not None:
+                return marks
+        reached = max(reached, min(chain.edges for chain in pair.chains))
+    raise NoRoomError("lengths", reached)
+
+
+class _Pair:
+    """The two contours of a picture, each with the field in which it grows.
+
+    A chain's own latest edge enters its own field late, as its next edge begins there; the other
+    chain's field has it at once.
+    """
+
+    def __init__(self, settings: PathfinderSettings, length: int, chance: Chance) -> None:
+        self.settings = settings
+        self.length = length
+        self.chance = chance
+        self.fields = (Field(settings), Field(settings))
+        self.chains: tuple[Chain, Chain]
+
+    def grow(self) -> bool:
+        """Try once; whether both chains are complete."""
+        self._seed()
+        if not all(field.has_room(c.points[0]) for field, c in self._both()):
+            return False
+        outside = [False, False]
+        for _ in range(self.length):
+            for mine, (field, chain) in enumerate(self._both()):
+                if not grow(chain, field, self.settings, self.chance.turns):
+                    return False
+                points = chain.points
+                self.fields[1 - mine].block_edge(points[-2], points[-1])
+                if chain.edges > 1:
+                    field.block_edge(points[-3], points[-2])
+                # A chain keeps off its own disc too, once it has left it.
+                if not outside[mine] and self._is_outside(points[0], points[-1]):
+                    outside[mine] = True
+                    field.block_disc(points[0])
+        return True
+
+    def marks(self, coin: int) -> _Marks | None:
+        """The discs of complete chains; None if their distance would tell the answer."""
+        if self.settings.form == "segmentation":
+            return _Marks(coin, 1, [self.chains[coin].points[0]])
+        # The chains' names are arbitrary; a coin gives them, so that each is equally often marked
+        # whatever distances are equal.
+        if coin:
+            self.chains = self.chains[::-1]
+            self.fields = self.fields[::-1]
+        if not self._last_discs_are_clear():
+            return None
+        return self._matched_marks()
+
+    def ground(self) -> Field:
+        """A field with both chains, and discs at all ends that might have one."""
+        field = self.fields[0]
+        chain = self.chains[0]
+        field.block_edge(chain.points[-2], chain.points[-1])
+        for chain in self.chains:
+            for center in self._ends(chain):
+                field.block_disc(center)
+        return field
+
+    def _both(self) -> zip[tuple[Field, Chain]]:
+        return zip(self.fields, self.chains, strict=True)
+
+    def _ends(self, chain: Chain) -> list[Point]:
+        ends = [chain.points[0]]
+        return ends if self.settings.form == "segmentation" else [*ends, chain.points[-1]]
+
+    def _seed(self) -> None:
+        settings, chance = self.settings, self.chance
+        inset = self.fields[0].low + 2 * settings.seed_distance
+        low, high = inset, max(settings.size - inset, inset)
+        first = (chance.uniform(low, high), chance.uniform(low, high))
+        direction = chance.heading()
+        second = (
+            first[0] + settings.seed_distance * math.cos(direction),
+            first[1] + settings.seed_distance * math.sin(direction),
+        )
+        self.chains = (
+            Chain([first], chance.heading(), self.length),
+            Chain([second], chance.heading(), self.length),
+        )
+        for field, other in zip(self.fields, (second, first), strict=True):
+            field.clear()
+            field.block_disc(other)
+
+    def _is_outside(self, center: Point, point: Point) -> bool:
+        return math.dist(center, point) > self.settings.marker_clearance + self.settings.clearance
+
+    def _last_discs_are_clear(self) -> bool:
+        settings = self.settings
+        low = settings.border + settings.marker_radius
+        high = settings.size - low
+        lasts = [chain.points[-1] for chain in self.chains]
+        if not all(low <= value <= high for point in lasts for value in point):
+            return False
+        ends = [end for chain in self.chains for end in self._ends(chain)]
+        apart = 2 * settings.marker_radius + settings.margin
+        if any(math.dist(a, b) < apart for a, b in itertools.combinations(ends, 2)):
+            return False
+        return all(
+            _distance(last, other.points) >= settings.marker_clearance
+            for last, other in zip(lasts, self.chains[::-1], strict=True)
+        )
+
+    def _matched_marks(self) -> _Marks | None:
+        # A disc's distance to the other must not tell whether they are on one contour: both
+        # answers have to be possible at the same distance before a coin chooses one.
+        lasts = [chain.points[-1] for chain in self.chains]
+        firsts = [chain.points[0] for chain in self.chains]
+        matched = []
+        for on_one, across in itertools.product((0, 1), repeat=2):
+            near = math.dist(firsts[on_one], lasts[on_one])
+            far = math.dist(firsts[across], lasts[1 - across])
+            if abs(near - far) < _EQUAL_DISTANCE * (near + far) / 2:
+                matched.append((on_one, across))
+        if not matched:
+            return None
+        on_one, across = matched[int(self.chance.uniform(0, len(matched)))]
+        if self.chance.bit():
+            return _Marks(on_one, 1, [firsts[on_one], lasts[on_one]])
+        return _Marks(across, 0, [firsts[across], lasts[1 - across]])
+
+
+def _place_distractor(
+    field: Field, settings: PathfinderSettings, length: int, chance: Chance, budget: Budget
+) -> Chain | None:
+    edges = settings.length_of_distractors(length)
+    field.save()
+    for _ in range(budget.starts):
+        start = (chance.uniform(field.low, field.high), chance.uniform(field.low, field.high))
+        if not field.has_room(start):
+            continue
+        chain = Chain([start], chance.heading(), edges)
+        while chain.edges < edges and grow(chain, field, settings, chance.turns):
+            if chain.edges > 1:
+                field.block_edge(chain.points[-3], chain.points[-2])
+        if chain.edges == edges:
+            field.block_edge(chain.points[-2], chain.points[-1])
+            return chain
+        if chain.edges > 1:
+            field.restore()
+    return None
+
+
+def _distance(point: Point, chain: list[Point]) -> float:
+    """From a point to the nearest of a chain's edges."""
+    vertices = np.array(chain)
+    start, steps = vertices[:-1], np.diff(vertices, axis=0)
+    along = ((point - start) * steps).sum(1) / (steps**2).sum(1)
+    nearest = start + np.clip(along, 0, 1)[:, None] * steps
+    return float(np.hypot(*(point - nearest).T).min())
