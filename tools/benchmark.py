@@ -1,16 +1,17 @@
 #!/usr/bin/env python
-"""Measure memory and time of the gradient methods, the solvers, and trained panoptic models.
+"""Measure memory and time of the gradient methods, the solvers, and trained models.
 
     python tools/benchmark.py memory --output output/benchmarks
     python tools/benchmark.py speed --methods bptt rbp crbp --steps 10 20 --output output/benchmarks
     python tools/benchmark.py pathfinder --output output/benchmarks
     python tools/benchmark.py adjoint --output output/benchmarks
     python tools/benchmark.py panoptic --runs output/evidence --output output/benchmarks
+    python tools/benchmark.py contours --runs output/contours --output output/benchmarks
 
 Each prints its table and writes it as NAME.csv and NAME.md; memory and speed draw NAME.png too.
-panoptic trains models by several methods over several seeds and compares them: panoptic.csv has
-their results, panoptic_cost.csv what an iteration costs, panoptic_steps.csv their results against
-test steps, drawn as panoptic_steps.png. It goes on where it was interrupted.
+panoptic and contours train models by several methods over several seeds and compare them: NAME.csv
+has their results, NAME_cost.csv what an iteration costs, NAME_steps.csv their results against test
+steps, drawn as NAME_steps.png. They go on where they were interrupted.
 """
 
 from __future__ import annotations
@@ -28,9 +29,13 @@ from tqdm import tqdm
 import rpanoptic.data
 import rpanoptic.modeling  # noqa: F401  (both register names that configs use)
 from rpanoptic.arguments import at_least, numbers_of_steps
-from rpanoptic.benchmarks import adjoint, panoptic, pathfinder, report, sweep
+from rpanoptic.benchmarks import adjoint, comparison, pathfinder, report, sweep
+from rpanoptic.benchmarks.comparison import Comparison
+from rpanoptic.benchmarks.contours import CONTOURS
 from rpanoptic.benchmarks.methods import NAMES
+from rpanoptic.benchmarks.panoptic import PANOPTIC
 from rpanoptic.benchmarks.problem import Problem
+from rpanoptic.benchmarks.training_run import Run
 from rpanoptic.benchmarks.worker import Task
 from rpanoptic.data.paths import write_atomically
 from rpanoptic.engine import check_output_dir, step_sweep
@@ -46,8 +51,7 @@ _SHOWN = {
     "speed": [("seconds", ".3f", "time of a training step (s)")],
 }
 
-_PARTS = ("train", "measure", "table", "sweep")
-_SWEPT = ("baseline", "bptt3", "crbp20")
+_PARTS = ("train", "measure", "sweep", "table")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,18 +133,22 @@ def _adjoint(args: argparse.Namespace, folder: Path) -> int:
     return _finish("adjoint", rows, adjoint.tabulated, folder)
 
 
-def _panoptic(args: argparse.Namespace, folder: Path) -> int:
+def _comparison(args: argparse.Namespace, folder: Path) -> int:
+    compared: Comparison = args.compared
     unknown = [name for name in args.sweep_methods if name not in args.methods]
-    if unknown and args.sweep_methods is not _SWEPT:
+    if unknown and args.sweep_methods is not compared.swept:
         raise ConfigError(f"--sweep-methods {', '.join(unknown)}: not among --methods")
-    runs = panoptic.plan(
+    runs = compared.plan(
         args.runs, methods=args.methods, seeds=args.seeds, configs=args.configs, opts=args.opts
     )
     if "train" in args.only:
-        panoptic.train(runs, threads=args.threads, log=_log)
-    costs = folder / "panoptic_cost.csv"
+        comparison.train(runs, threads=args.threads, parallel=args.parallel, log=_log)
+    if {*args.only} == {"train"}:
+        return 0
+    runs = comparison.finished_runs(runs, _log)
+    costs, steps = (folder / f"{compared.name}_{what}.csv" for what in ("cost", "steps"))
     if "measure" in args.only:
-        rows = panoptic.measure(
+        rows = comparison.measure(
             runs,
             iterations=args.iterations,
             rounds=args.rounds,
@@ -148,25 +156,30 @@ def _panoptic(args: argparse.Namespace, folder: Path) -> int:
             log=_log,
         )
         report.write_csv(costs, rows)
-    if "table" in args.only:
-        rows = panoptic.results(runs, log=_log)
-        table = partial(panoptic.tabulated, costs=panoptic.read_rows(costs))
-        _finish("panoptic", rows, table, folder)
     if "sweep" in args.only:
-        _panoptic_steps(args, runs, folder)
+        _sweep_steps(args, runs, steps)
+    if "table" in args.only:
+        rows = compared.results(runs, step_sweep.read_sweep(steps) if steps.is_file() else [])
+        table = partial(compared.tabulated, costs=comparison.read_rows(costs))
+        _finish(compared.name, rows, table, folder)
     return 0
 
 
-def _panoptic_steps(args: argparse.Namespace, runs: list[panoptic.Run], folder: Path) -> None:
+def _sweep_steps(args: argparse.Namespace, runs: list[Run], file: Path) -> None:
+    compared: Comparison = args.compared
     torch.set_num_threads(args.threads)
     setup_logger(name="rpanoptic")
+    steps = args.steps
+    if not steps:
+        most = max(comparison.trained_steps(runs).values(), default=1)
+        steps = [*range(1, 4 * most + 1)]
     methods = [name for name in args.sweep_methods if name in args.methods]
-    found = panoptic.checkpoints(runs, methods, folder, log=_log)
-    rows = step_sweep.sweep(found, args.steps, folder / "panoptic_steps.csv")
-    metric = panoptic.METRICS["PQ"]
+    found = compared.checkpoints(runs, methods, file.parent)
+    rows = step_sweep.sweep(found, steps, file, timed_pictures=compared.timed_pictures)
+    metric = next(iter(compared.metrics.values()))
     print(step_sweep.sweep_table(rows, metric))
-    (drawn,) = step_sweep.save_sweep_figures(folder, rows, [metric])
-    drawn.replace(folder / "panoptic_steps.png")
+    (drawn,) = step_sweep.save_sweep_figures(file.parent, rows, [metric])
+    drawn.replace(file.with_suffix(".png"))
 
 
 def _log(text: str) -> None:
@@ -215,7 +228,11 @@ def _parser() -> argparse.ArgumentParser:
         )
     _add_pathfinder(commands.add_parser("pathfinder", help="the Pathfinder hGRU in detail"))
     _add_adjoint(commands.add_parser("adjoint", help="products that each adjoint solver needs"))
-    _add_panoptic(commands.add_parser("panoptic", help="trained panoptic models, by method"))
+    for compared, text in (
+        (PANOPTIC, "trained panoptic models, by method"),
+        (CONTOURS, "trained models that trace contours, by method"),
+    ):
+        _add_comparison(commands.add_parser(compared.name, help=text, description=text), compared)
     return parser
 
 
@@ -265,41 +282,47 @@ def _add_adjoint(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_panoptic(command: argparse.ArgumentParser) -> None:
-    command.set_defaults(run=_panoptic)
+def _add_comparison(command: argparse.ArgumentParser, compared: Comparison) -> None:
+    command.set_defaults(run=_comparison, compared=compared)
     command.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
     command.add_argument(
         "--runs",
         type=Path,
-        default=Path("output/evidence"),
+        default=Path(compared.runs),
         metavar="DIR",
-        help="folder of the trainings, in METHOD_SEED each (default output/evidence)",
+        help=f"folder of the trainings, in METHOD_SEED each (default {compared.runs})",
     )
     command.add_argument(
         "--only", nargs="+", choices=_PARTS, default=_PARTS, metavar="PART", help="default: all"
     )
-    command.add_argument("--methods", nargs="+", default=panoptic.METHODS, metavar="NAME")
+    command.add_argument("--methods", nargs="+", default=compared.methods, metavar="NAME")
     command.add_argument(
-        "--seeds", nargs="+", type=at_least(0), default=panoptic.SEEDS, metavar="N"
+        "--seeds", nargs="+", type=at_least(0), default=comparison.SEEDS, metavar="N"
     )
     command.add_argument(
         "--configs",
-        default=panoptic.CONFIGS,
+        default=compared.configs,
         metavar="PATTERN",
-        help=f"config file of a method (default {panoptic.CONFIGS})",
+        help=f"config file of a method (default {compared.configs})",
     )
+    default = compared.steps or "all up to four times the most in training"
     command.add_argument(
         "--steps",
         type=numbers_of_steps,
-        default=numbers_of_steps("1-40"),
+        default=numbers_of_steps(compared.steps) if compared.steps else None,
         metavar="LIST",
-        help="test steps, numbers and ranges (default 1-40)",
+        help=f"test steps, numbers and ranges (default {default})",
     )
     command.add_argument(
-        "--sweep-methods", nargs="+", default=_SWEPT, metavar="NAME", help=" ".join(_SWEPT)
+        "--sweep-methods",
+        nargs="+",
+        default=compared.swept,
+        metavar="NAME",
+        help=" ".join(compared.swept),
     )
     for flag, value, text in (
-        ("--threads", 2, "of PyTorch"),
+        ("--threads", 2, "of PyTorch, in each process"),
+        ("--parallel", 1, "trainings at a time"),
         ("--iterations", 8, "batches on which costs are measured"),
         ("--rounds", 3, "processes for the time of each method, of which the fastest counts"),
     ):

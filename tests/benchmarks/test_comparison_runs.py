@@ -13,7 +13,8 @@ from detectron2.config import CfgNode
 from PIL import Image
 from torch import nn
 
-from rpanoptic.benchmarks import panoptic, training_worker
+from rpanoptic.benchmarks import comparison, training_worker
+from rpanoptic.benchmarks.panoptic import PANOPTIC
 from rpanoptic.benchmarks.training_worker import TrainingTask
 from rpanoptic.errors import UserError
 from tests.data.helpers import load_script
@@ -62,7 +63,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
         assert module == training_worker.__name__
         return training_worker.work(TrainingTask.load(task))
 
-    monkeypatch.setattr(panoptic, "ask_worker", here)
+    monkeypatch.setattr(comparison, "ask_worker", here)
 
 
 def test_trains_measures_and_sweeps(
@@ -124,7 +125,7 @@ def test_bad_input_is_one_message_and_status_2(
 
 
 def test_a_process_of_its_own_says_what_is_wrong(folder: Path, tiny_data: Path) -> None:
-    (run,) = panoptic.plan(
+    (run,) = PANOPTIC.plan(
         folder / "runs",
         methods=["rbp"],
         seeds=[1],
@@ -132,7 +133,7 @@ def test_a_process_of_its_own_says_what_is_wrong(folder: Path, tiny_data: Path) 
         opts=tiny_options(DATASETS__TRAIN=("absent_set",)),
     )
     with pytest.raises(UserError, match=r"training .*rbp_1 failed: .*absent_set"):
-        panoptic.train([run], threads=1, log=lambda _: None)
+        comparison.train([run], threads=1, log=lambda _: None)
     assert not run.weights.exists()
 
 
