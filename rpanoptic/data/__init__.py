@@ -12,6 +12,7 @@ from rpanoptic.data.builtin import (
 from rpanoptic.data.check import check_dataset
 from rpanoptic.data.coco_panoptic import PreparationReport, prepare_coco_panoptic
 from rpanoptic.data.coco_splits import register_coco_splits, write_coco_splits
+from rpanoptic.data.loaders import build_mapper, build_test_loader
 from rpanoptic.data.mapper import PanopticDatasetMapper
 from rpanoptic.data.paths import DATASETS_VARIABLE, datasets_root
 from rpanoptic.data.train_loader import TrainLoader, build_train_loader
@@ -25,6 +26,8 @@ __all__ = [
     "PanopticDatasetMapper",
     "PreparationReport",
     "TrainLoader",
+    "build_mapper",
+    "build_test_loader",
     "build_train_loader",
     "check_dataset",
     "datasets_root",

@@ -23,6 +23,8 @@ def map_in_processes(
     *,
     workers: int = 1,
     description: str = "",
+    unit: str = "pictures",
+    chunk: int = 32,
     progress: bool = True,
 ) -> list[Result]:
     """``[function(item) for item in items]``, in the order of ``items``.
@@ -32,6 +34,8 @@ def map_in_processes(
         items: what to work on.
         workers: number of processes, at least 1; 1 works in this process.
         description: text before the progress bar.
+        unit: what the items are, for the progress bar.
+        chunk: items that a process takes at a time, at most; 1 for items that take seconds.
         progress: whether to show the bar, on standard error.
 
     Raises:
@@ -41,7 +45,7 @@ def map_in_processes(
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     workers = min(workers, len(items))
-    with tqdm(total=len(items), desc=description, unit=" pictures", disable=not progress) as bar:
+    with tqdm(total=len(items), desc=description, unit=f" {unit}", disable=not progress) as bar:
         if workers <= 1:
             return [_advance(bar, function(item)) for item in items]
         # A forked worker starts at once; a spawned one imports PyTorch first. Forking is only
@@ -49,8 +53,8 @@ def map_in_processes(
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
         try:
-            chunk = max(1, min(32, len(items) // (4 * workers)))
-            return [_advance(bar, result) for result in pool.map(function, items, chunksize=chunk)]
+            size = max(1, min(chunk, len(items) // (4 * workers)))
+            return [_advance(bar, result) for result in pool.map(function, items, chunksize=size)]
         finally:
             pool.shutdown(cancel_futures=True)
 

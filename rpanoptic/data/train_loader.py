@@ -33,6 +33,8 @@ from rpanoptic.random_state import seeded
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
+# From a record to the model's input; None where the record cannot be used.
+Mapper = Callable[[Record], Record | None]
 # Place in the stream of all processes, and index in the dataset.
 Draw = tuple[int, int]
 # Draws that find no usable record before each further one is worth a warning.
@@ -50,7 +52,7 @@ class SeededDataset(Dataset[Record]):
     """
 
     def __init__(
-        self, records: Sequence[Record], mapper: Callable[[Record], Record | None], seed: int
+        self, records: Sequence[Record], mapper: Mapper, seed: int
     ) -> None:
         self._records = records
         self._mapper = mapper
@@ -102,7 +104,7 @@ class TrainLoader:
         self,
         *,
         records: Sequence[Record],
-        mapper: Callable[[Record], Record | None],
+        mapper: Mapper,
         make_sampler: Callable[[int], Iterable[int]],
         seed: int,
         total_batch_size: int,
@@ -196,7 +198,7 @@ class TrainLoader:
         self._passed = pictures // self._total_batch_size
 
 
-def build_train_loader(cfg: CfgNode, mapper: Callable[[Record], Record | None]) -> TrainLoader:
+def build_train_loader(cfg: CfgNode, mapper: Mapper) -> TrainLoader:
     """The training data of a config, chosen and filtered as Detectron2 does it.
 
     With ``SEED`` below 0 a seed is drawn, the same for all processes, and logged.

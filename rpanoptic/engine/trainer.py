@@ -14,8 +14,9 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
+from torch.utils.data import DataLoader
 
-from rpanoptic.data import PanopticDatasetMapper, TrainLoader, build_train_loader
+from rpanoptic.data import TrainLoader, build_mapper, build_test_loader, build_train_loader
 from rpanoptic.engine.check import check_penalties
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.checkpoint_hooks import with_checkpoint_hooks
@@ -119,8 +120,13 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
-        """A stream of data that can be continued, with the mapper that checks what it reads."""
-        return build_train_loader(cfg, PanopticDatasetMapper(cfg, is_train=True))
+        """A stream of data that can be continued, with the mapper that the datasets ask for."""
+        return build_train_loader(cfg, build_mapper(cfg, cfg.DATASETS.TRAIN, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        """A dataset in its order, in batches of ``RPANOPTIC.TEST_BATCH``."""
+        return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:

@@ -8,7 +8,7 @@ import io
 import math
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import DatasetEvaluators, inference_context
 from detectron2.evaluation.testing import flatten_results_dict
 from torch import nn
 from tqdm import tqdm
 
 from rpanoptic.benchmarks.problem import seconds
+from rpanoptic.data import build_test_loader
 from rpanoptic.evaluation.build import build_evaluators
 from rpanoptic.evaluation.computed_once import outputs_by_step
 from rpanoptic.recurrent.blocks import recurrent_blocks, steps_at_test
@@ -73,16 +73,17 @@ def evaluate_steps(
     Yields:
         results in ascending order of the steps, each as soon as it is judged.
     """
-    loader = build_detection_test_loader(cfg, dataset)
+    loader = build_test_loader(cfg, dataset)
     wanted: list[int | None] = [None]
     if recurrent_blocks(model):
         wanted = [*sorted(set(steps))]
     with inference_context(model), tempfile.TemporaryDirectory() as folder:
-        times = _times(model, list(islice(loader, timed_pictures)), wanted, cfg.MODEL.DEVICE)
+        timed = list(islice(_one_by_one(loader), timed_pictures))
+        times = _times(model, timed, wanted, cfg.MODEL.DEVICE)
         judges = dict(zip(wanted, _evaluators(cfg, dataset, folder, len(wanted)), strict=True))
         pictures = 0
         # None: no bar where nobody watches.
-        for inputs in tqdm(loader, unit="picture", disable=None):
+        for inputs in tqdm(loader, unit="batch", disable=None):
             pictures += len(inputs)
             for count, outputs in _outputs(model, inputs, wanted):
                 judges[count].process(inputs, outputs)
@@ -90,6 +91,10 @@ def evaluate_steps(
             with contextlib.redirect_stdout(io.StringIO()):
                 results = judge.evaluate() or {}
             yield StepResult(count, _overall(results), times.get(count), pictures)
+
+
+def _one_by_one(loader: Iterable[list[Any]]) -> Iterator[list[Any]]:
+    return ([picture] for batch in loader for picture in batch)
 
 
 def _outputs(
@@ -116,15 +121,15 @@ def _evaluators(cfg: CfgNode, dataset: str, folder: str, count: int) -> Iterator
 
 
 def _times(
-    model: nn.Module, batches: list[Any], wanted: Sequence[int | None], device: str
+    model: nn.Module, pictures: list[Any], wanted: Sequence[int | None], device: str
 ) -> dict[int | None, float]:
-    if not batches:
+    if not pictures:
         return {}
     times = {}
     for count in wanted:
         with torch.no_grad(), steps_at_test(model, count):
-            model(batches[0])  # warms up
-            each = [seconds(partial(model, batch), device) / len(batch) for batch in batches]
+            model(pictures[0])  # warms up
+            each = [seconds(partial(model, picture), device) for picture in pictures]
         times[count] = statistics.median(each)
     return times
 
