@@ -134,11 +134,12 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # What the kernels of the recurrent model's first layer start as: "gabor" (a bank of Gabor
     # filters and a disc) or "random".
     cfg.MODEL.PATHFINDER.STEM = "gabor"
-    # Side of those kernels, in pixels; odd.
+    # Side of the first layer's kernels, in pixels; odd, and at least 5 for STEM "gabor".
     cfg.MODEL.PATHFINDER.STEM_SIZE = 7
     # What follows the first layer of the recurrent model: "square", "relu" or "none".
     cfg.MODEL.PATHFINDER.STEM_ACTIVATION = "square"
-    # Layers after the first of the feed-forward model.
+    # Layers after the first of the feed-forward model. Its last one ends in a norm: as published,
+    # OUTPUT_NORM is "" with it.
     cfg.MODEL.PATHFINDER.LAYERS = 6
     # Side of the kernels of these layers, in pixels; odd.
     cfg.MODEL.PATHFINDER.KERNEL_SIZE = 15
@@ -148,7 +149,8 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     cfg.MODEL.PATHFINDER.FOREGROUND_PRIOR = 0.01
     # Exponent of the focal loss; 0 is the cross-entropy.
     cfg.MODEL.PATHFINDER.FOCAL_GAMMA = 2.0
-    # Sum the loss over the readouts of all steps, and not of the last alone. Needs GRADIENT "bptt".
+    # Sum the loss over the readouts of all steps, and not of the last alone. Needs GRADIENT "bptt"
+    # or "checkpointed_bptt".
     cfg.MODEL.PATHFINDER.STEP_LOSS = False
 
     cfg.RPANOPTIC = CN()

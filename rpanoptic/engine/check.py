@@ -28,6 +28,7 @@ from rpanoptic.evaluation import check_evaluators
 from rpanoptic.modeling import RecurrentModel, check_recurrent_node
 from rpanoptic.modeling.outputs import architecture_of, outputs_of
 from rpanoptic.modeling.penalty import PenaltySource
+from rpanoptic.pathfinder.models import check_pathfinder_node
 from rpanoptic.recurrent import recurrent_blocks
 
 
@@ -65,7 +66,8 @@ def check_settings(cfg: CfgNode, *, eval_only: bool = False, processes: int = 1)
 
     Raises:
         ConfigError: a recurrent block has an unknown part or an impossible number of steps, or
-            settings though the model has no such block; ``TEST.AUG.ENABLED`` is set;
+            settings though the model has no such block; a model of Pathfinder has an impossible
+            setting; ``TEST.AUG.ENABLED`` is set;
             no dataset is named; the architecture, the backbone or a head is not registered;
             mixed precision in float16 is asked for without a GPU; the batch has no equal parts;
             a period or a limit of time is out of range.
@@ -73,6 +75,7 @@ def check_settings(cfg: CfgNode, *, eval_only: bool = False, processes: int = 1)
     _check_parts(cfg)
     for place, node in cfg.MODEL.RECURRENT.items():
         check_recurrent_node(node, key=f"MODEL.RECURRENT.{place}")
+    check_pathfinder_node(cfg.MODEL.PATHFINDER)
     check_unused_nodes(cfg)
     if cfg.TEST.AUG.ENABLED:
         raise ConfigError(

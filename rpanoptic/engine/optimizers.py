@@ -52,6 +52,12 @@ def _sgd(cfg: CfgNode, params: list[dict[str, Any]]) -> torch.optim.Optimizer:
     )
 
 
+def _adam(cfg: CfgNode, params: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    return _clipping(cfg, torch.optim.Adam)(
+        params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY
+    )
+
+
 def _adamw(cfg: CfgNode, params: list[dict[str, Any]]) -> torch.optim.Optimizer:
     return _clipping(cfg, torch.optim.AdamW)(
         params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY
@@ -60,6 +66,7 @@ def _adamw(cfg: CfgNode, params: list[dict[str, Any]]) -> torch.optim.Optimizer:
 
 # What RPANOPTIC.OPTIMIZER may name.
 OPTIMIZERS: dict[str, Callable[[CfgNode, list[dict[str, Any]]], torch.optim.Optimizer]] = {
+    "adam": _adam,
     "adamw": _adamw,
     "sgd": _sgd,
 }

@@ -54,6 +54,7 @@ _PLACES = {
         "build_convrnn_fpn_backbone",
         "build_convrnn_retinanet_fpn_backbone",
     ),
+    "PATHFINDER": _backbones("build_pathfinder_recurrent_backbone"),
 }
 
 

@@ -14,7 +14,7 @@ from detectron2.modeling.meta_arch import (
 )
 
 #: The keys of a prediction; "masks" stands for those of its instances.
-OUTPUTS = ("instances", "masks", "sem_seg", "panoptic_seg")
+OUTPUTS = ("instances", "masks", "sem_seg", "panoptic_seg", "classification")
 
 
 def outputs_of(cfg: CfgNode) -> frozenset[str]:
@@ -24,9 +24,14 @@ def outputs_of(cfg: CfgNode) -> frozenset[str]:
         cfg: ``MODEL.META_ARCHITECTURE``, which is registered, and ``MODEL.MASK_ON`` are read.
 
     Returns:
-        all of them for an architecture that derives from none of Detectron2's.
+        what the architecture's class says in an attribute ``outputs``, a frozenset; without one,
+        what the architecture of Detectron2 gives that it derives from; all of them if it derives
+        from none.
     """
     base = architecture_of(cfg)
+    own = getattr(base, "outputs", None)
+    if isinstance(own, frozenset):
+        return own
     instances = {"instances", "masks"} if cfg.MODEL.MASK_ON else {"instances"}
     if issubclass(base, PanopticFPN):
         return frozenset({*instances, "sem_seg", "panoptic_seg"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from rpanoptic.recurrent.halting import can_halt, couples_samples, run_until_set
 from rpanoptic.recurrent.penalty import LipschitzPenalty
 from rpanoptic.recurrent.relaxation import ForwardConfig
 from rpanoptic.recurrent.state import State, relative_change, sample_norms, to_tensors
+
+# Through these a gradient is the same whether a run is made at once or step by step.
+STEPWISE_METHODS = ("bptt", "checkpointed_bptt")
 
 
 @dataclass
@@ -195,6 +198,53 @@ class RecurrentBlock(nn.Module):
             with torch.no_grad():
                 state = self.cell(drive, state)
             yield state
+
+    def run_stepwise(self, drive: Drive, steps: int | None = None) -> Iterator[RecurrentOutput]:
+        """Run the recurrence as a call does and yield what it gives after step 1, 2, ..., steps.
+
+        Gradients go through all steps. :attr:`last` tells of the run so far.
+
+        Args:
+            drive, steps: as in :meth:`forward`.
+
+        Raises:
+            ValueError: see :meth:`check_stepwise`; too few steps; or a drive of another shape.
+        """
+        self.check_stepwise("a run step by step")
+        self.cell.check_drive(drive)
+        if steps is None:
+            steps = self.steps if self.training else self.steps_test or self.steps
+        steps = self.check_steps("steps", steps)
+        # From a given state, steps may be fewer than the cell's least.
+        state = self.cell.initial_state(drive)
+        for taken in range(steps):
+            output = self(drive, state, steps=1)
+            state, seen = output.state, output.diagnostics
+            output.diagnostics = replace(seen, steps=seen.steps + taken)
+            if self.last is not None:
+                self.last = output.diagnostics
+            yield output
+
+    def check_stepwise(self, purpose: str) -> None:
+        """Check that all steps of a run can be seen and differentiated, one by one.
+
+        Args:
+            purpose: what needs it; begins the message.
+
+        Raises:
+            ValueError: the gradient method does not go through all steps, or a run stops early or
+                is accelerated.
+        """
+        if self.gradient not in STEPWISE_METHODS:
+            methods = " or ".join(map(repr, STEPWISE_METHODS))
+            raise ValueError(
+                f"{purpose} needs a gradient through all steps, {methods}; got {self.gradient!r}"
+            )
+        forward = self.method.config.forward
+        if forward.tol > 0 or forward.acceleration != "none" or self.halt_tol > 0:
+            raise ValueError(
+                f"{purpose} needs plain steps: no tolerance to stop at and no acceleration"
+            )
 
     @property
     def penalised(self) -> bool:

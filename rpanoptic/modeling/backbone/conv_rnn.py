@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -25,8 +24,6 @@ from rpanoptic.recurrent.checks import check_choice
 CONFIG_KEY = "MODEL.RECURRENT.CONVRNN"
 PENALTY_NAME = "loss_lipschitz_convrnn"
 READOUTS = ("last", "mean")
-# Through these a gradient is the same whether a run is made at once or step by step.
-MEAN_METHODS = ("bptt", "checkpointed_bptt")
 
 
 class ConvRNN(PenaltySource, Backbone):
@@ -95,7 +92,8 @@ class ConvRNN(PenaltySource, Backbone):
             cell = ConvRNNCell(graph, cells, delay=delay, outputs=tuple(self._arrivals))
             self.recurrence = make_block(cell)
             if readout == "mean":
-                _check_mean(self.recurrence)
+                # At an equilibrium the mean is the last state.
+                self.recurrence.check_stepwise("readout 'mean'")
         self._out_features = list(out_features)
         self._out_feature_strides = {f: graph.stride(name) for f, name in self._layer_of.items()}
         self._out_feature_channels = {f: graph[name].channels for f, name in self._layer_of.items()}
@@ -177,32 +175,12 @@ class ConvRNN(PenaltySource, Backbone):
     def _mean(self, block: RecurrentBlock, drive: Tensor, steps: int) -> dict[str, Tensor]:
         """Their mean over the steps from the image's arrival on."""
         cell = cast(ConvRNNCell, block.cell)
-        block.check_steps("steps", steps)
-        # Given one by one, and from a given state, steps may be fewer than the cell's least.
-        state = cell.initial_state(drive)
         sums: dict[str, Tensor] = {}
-        for step in range(1, steps + 1):
-            result = block(drive, state, steps=1)
-            state = result.state
-            for name, output in cell.features(state).items():
+        for step, result in enumerate(block.run_stepwise(drive, steps), start=1):
+            for name, output in cell.features(result.state).items():
                 if step >= self._arrivals[name]:
                     sums[name] = sums[name] + output if name in sums else output
-        taken = result.diagnostics.steps * steps
-        block.last = replace(result.diagnostics, steps=taken)
         return {name: x / (steps - self._arrivals[name] + 1) for name, x in sums.items()}
-
-
-def _check_mean(block: RecurrentBlock) -> None:
-    if block.gradient not in MEAN_METHODS:
-        raise ValueError(
-            f"readout 'mean' needs a gradient through all steps, {' or '.join(MEAN_METHODS)}; got "
-            f"{block.gradient!r}. At an equilibrium the mean is the last state: use 'last'"
-        )
-    forward = block.method.config.forward
-    if forward.tol > 0 or forward.acceleration != "none" or block.halt_tol > 0:
-        raise ValueError(
-            "readout 'mean' needs plain steps: no tolerance to stop at and no acceleration"
-        )
 
 
 @BACKBONE_REGISTRY.register()
