@@ -6,6 +6,7 @@ import difflib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,8 @@ def check_dataset(name: str, *, max_pngs: int | None = 256) -> None:
     Whatever the metadata speaks of is checked: that every file is there, that the annotations'
     categories are in the metadata, that pictures, panoptic PNGs, semantic PNGs and JSON agree.
     The JSON files are read whole and the folders are listed once; files are opened for an evenly
-    spread sample, and the log says of how many. A dataset whose metadata names no files passes.
+    spread sample, and the log says of how many. A dataset whose metadata names no files passes. One
+    whose metadata has a function ``check`` is checked by it alone.
 
     Args:
         name: a name in ``DatasetCatalog``.
@@ -45,12 +47,14 @@ def check_dataset(name: str, *, max_pngs: int | None = 256) -> None:
 
     Raises:
         DatasetError: the dataset has a fault.
+        UserError: what else a ``check`` raises.
     """
     if name not in DatasetCatalog:
-        near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
-        hint = f" Close names: {', '.join(near)}." if near else ""
-        raise DatasetError(f"There is no registered dataset {name!r}.{hint}")
+        raise DatasetError(f"There is no registered dataset {name!r}.{_known_names(name)}")
     metadata = MetadataCatalog.get(name)
+    if (check := metadata.get("check")) is not None:
+        check(max_pngs)
+        return
     paths = _existing_paths(name, metadata)
     pictures: dict[int, _Picture] = {}
     if "json_file" in paths:
@@ -69,6 +73,28 @@ def check_dataset(name: str, *, max_pngs: int | None = 256) -> None:
         )
     elif pictures:
         _logger.info(f"Dataset {name!r}: opened all {len(pictures)} pictures, without a fault.")
+
+
+def _known_names(name: str) -> str:
+    """The registered names that are close, and all that begin with the same word."""
+    known = sorted(DatasetCatalog.list())
+    family = [one for one in known if one.split("_")[0] == name.split("_")[0]]
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f" Close names: {', '.join(near)}." if near else ""
+    return f"{hint} Known: {', '.join(_folded(family or known))}."
+
+
+def _folded(names: Iterable[str]) -> list[str]:
+    """Names that differ in their split alone as one: "coco_2017_{train,val}"."""
+    splits: dict[str, list[str]] = {}
+    for name in names:
+        found = re.search(r"(?<=_)(train|val|test)(?=_|$)", name)
+        pattern = name if found is None else f"{name[: found.start()]}*{name[found.end() :]}"
+        splits.setdefault(pattern, []).append(found.group() if found else "")
+    return [
+        pattern.replace("*", of[0] if len(of) == 1 else "{" + ",".join(of) + "}")
+        for pattern, of in splits.items()
+    ]
 
 
 @dataclass

@@ -1,10 +1,21 @@
-"""Pathfinder: contour tracing (Linsley et al., NeurIPS 2020), its pictures, models and datasets."""
+"""Pathfinder: contour tracing (Linsley et al., NeurIPS 2020), its pictures, models and datasets.
+
+Importing this registers the models and the datasets; nothing is drawn.
+"""
 
 from __future__ import annotations
 
 from rpanoptic.pathfinder import models
+from rpanoptic.pathfinder.builtin import (
+    register_builtin_sets,
+    register_pathfinder,
+    register_pathfinder_on_the_fly,
+)
 from rpanoptic.pathfinder.generator import GENERATOR_VERSION, PathfinderSample, generate
 from rpanoptic.pathfinder.settings import PathfinderError, PathfinderSettings
+from rpanoptic.pathfinder.sources import source_of
+
+register_builtin_sets()
 
 __all__ = [
     "GENERATOR_VERSION",
@@ -13,4 +24,7 @@ __all__ = [
     "PathfinderSettings",
     "generate",
     "models",
+    "register_pathfinder",
+    "register_pathfinder_on_the_fly",
+    "source_of",
 ]
