@@ -135,8 +135,8 @@ def _adjoint(args: argparse.Namespace, folder: Path) -> int:
 
 def _comparison(args: argparse.Namespace, folder: Path) -> int:
     compared: Comparison = args.compared
-    unknown = [name for name in args.sweep_methods if name not in args.methods]
-    if unknown and args.sweep_methods is not compared.swept:
+    unknown = [name for name in args.sweep_methods or () if name not in args.methods]
+    if unknown:
         raise ConfigError(f"--sweep-methods {', '.join(unknown)}: not among --methods")
     runs = compared.plan(
         args.runs, methods=args.methods, seeds=args.seeds, configs=args.configs, opts=args.opts
@@ -173,7 +173,8 @@ def _sweep_steps(args: argparse.Namespace, runs: list[Run], file: Path) -> None:
     if not steps:
         most = max(comparison.trained_steps(runs).values(), default=1)
         steps = [*range(1, 4 * most + 1)]
-    methods = [name for name in args.sweep_methods if name in args.methods]
+    swept = args.sweep_methods or compared.swept or args.methods
+    methods = [name for name in swept if name in args.methods]
     found = compared.checkpoints(runs, methods, file.parent)
     rows = step_sweep.sweep(found, steps, file, timed_pictures=compared.timed_pictures)
     metric = next(iter(compared.metrics.values()))
@@ -316,9 +317,8 @@ def _add_comparison(command: argparse.ArgumentParser, compared: Comparison) -> N
     command.add_argument(
         "--sweep-methods",
         nargs="+",
-        default=compared.swept,
         metavar="NAME",
-        help=" ".join(compared.swept),
+        help=f"methods that are swept (default {' '.join(compared.swept) or 'all'})",
     )
     for flag, value, text in (
         ("--threads", 2, "of PyTorch, in each process"),

@@ -62,7 +62,7 @@ class Comparison:
         weights_name: which of the files that a training leaves is judged.
         test_sets: on which the weights are judged after several numbers of steps; none for the
             first of ``DATASETS.TEST``.
-        swept: methods of which that is done.
+        swept: methods of which that is done; none for all.
         steps: the numbers of steps, as a list of numbers and ranges; "" for all up to four times
             the most that a method was trained with.
         timed_pictures: on how many pictures an inference is timed at each number of steps.
@@ -87,7 +87,7 @@ class Comparison:
     )
     weights_name: str = "model_final.pth"
     test_sets: tuple[str, ...] = ()
-    swept: tuple[str, ...]
+    swept: tuple[str, ...] = ()
     steps: str = ""
     timed_pictures: int = 0
     spread: Callable[[Sequence[float], str], str] = deviation

@@ -70,7 +70,6 @@ CONTOURS = Comparison(
     },
     weights_name="model_best.pth",
     test_sets=tuple(TEST_SETS.values()),
-    swept=("feedforward", "bptt", "rbp", "crbp"),
     spread=spanned,
     results=held_out_results,
 )

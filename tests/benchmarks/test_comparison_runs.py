@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from detectron2.config import CfgNode
@@ -17,17 +15,13 @@ from rpanoptic.benchmarks import comparison, training_worker
 from rpanoptic.benchmarks.panoptic import PANOPTIC
 from rpanoptic.benchmarks.training_worker import TrainingTask
 from rpanoptic.errors import UserError
+from tests.benchmarks.runs import one_process, read
 from tests.data.helpers import load_script
 from tests.engine.tiny import TINY_CONFIG, tiny_data, tiny_datasets, tiny_options
 
-__all__ = ["tiny_data", "tiny_datasets"]
+__all__ = ["one_process", "tiny_data", "tiny_datasets"]
 
 benchmark = load_script("tools/benchmark.py")
-
-
-def read(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def command(folder: Path, *flags: str, **changes: object) -> list[str]:
@@ -53,17 +47,6 @@ def folder(tmp_path: Path) -> Path:
             "  RECURRENT:\n    MASK_HEAD:\n      GRADIENT: rbp\n"
         )
     return tmp_path
-
-
-@pytest.fixture()
-def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers that do their task here: each process would spend seconds on its imports."""
-
-    def here(module: str, task: str, threads: int, environment: object = None) -> dict[str, Any]:
-        assert module == training_worker.__name__
-        return training_worker.work(TrainingTask.load(task))
-
-    monkeypatch.setattr(comparison, "ask_worker", here)
 
 
 def test_trains_measures_and_sweeps(
