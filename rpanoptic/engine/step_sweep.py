@@ -37,6 +37,9 @@ _IDENTITY = ("label", "weights_sha256", "settings", "dataset", "pictures")
 # Nodes of a config on which its results depend, given the weights.
 _SETTINGS = ("INPUT", "MODEL", "TEST")
 
+#: The result that says most of its task; what a table without a config is drawn by.
+MAIN_METRICS = ("panoptic_seg/PQ", "contour/F1", "classification/accuracy")
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -44,7 +47,8 @@ class Checkpoint:
 
     Attributes:
         label: the name of its curve. Checkpoints of one label are taken for seeds of one method.
-        cfg: config of the model; the first of ``DATASETS.TEST`` is evaluated.
+        cfg: config of the model; the first of ``DATASETS.TEST`` is evaluated. For several datasets
+            there are as many checkpoints, of the same label and weights.
         weights: a path or a URL.
     """
 
@@ -67,6 +71,17 @@ def split_checkpoint(text: str) -> tuple[str, str, str]:
     if not (label and config and weights):
         raise ConfigError(f"--checkpoint {text}: expected LABEL=CONFIG:WEIGHTS")
     return label, config, weights
+
+
+def best_metric(cfg: CfgNode) -> str:
+    """``RPANOPTIC.BEST_METRIC`` as a column of a sweep: without the name of a dataset.
+
+    Raises:
+        ConfigError: it is empty.
+    """
+    if not cfg.RPANOPTIC.BEST_METRIC:
+        raise ConfigError("RPANOPTIC.BEST_METRIC names no result: say by --metric what to draw")
+    return "/".join(cfg.RPANOPTIC.BEST_METRIC.split("/")[-2:])
 
 
 def sweep(
@@ -138,7 +153,7 @@ def read_sweep(file: Path) -> list[Row]:
 
 
 def save_sweep_figures(folder: Path, rows: Sequence[Row], metrics: Sequence[str]) -> list[Path]:
-    """Draw metrics of a sweep against the steps.
+    """Draw metrics of a sweep against the steps, with a panel for each dataset.
 
     Args:
         folder: exists.
@@ -146,12 +161,14 @@ def save_sweep_figures(folder: Path, rows: Sequence[Row], metrics: Sequence[str]
         metrics: names of columns; "panoptic_seg/PQ" becomes ``panoptic_seg_PQ.png``.
 
     Returns:
-        the files.
+        the files, one a metric.
 
     Raises:
         UserError: no row has such a metric, or a label stands for two kinds of models.
     """
-    figures = {metric: draw_step_sweep(_curves(rows, metric), metric) for metric in metrics}
+    figures = {
+        metric: draw_step_sweep(curves_by_dataset(rows, metric), metric) for metric in metrics
+    }
     return [
         save_figure(folder / f"{metric.replace('/', '_')}.png", figure)
         for metric, figure in figures.items()
@@ -159,8 +176,35 @@ def save_sweep_figures(folder: Path, rows: Sequence[Row], metrics: Sequence[str]
 
 
 def sweep_table(rows: Sequence[Row], metric: str) -> str:
-    """Lay out a metric, the mean over seeds: a line a number of steps, a column a label."""
-    found = _curves(rows, metric)
+    """Lay out a metric, the mean over seeds: a line a number of steps, a column a label.
+
+    Of several datasets each has its table, under its name.
+    """
+    tables = {name: _table(found) for name, found in curves_by_dataset(rows, metric).items()}
+    if len(tables) == 1:
+        return "".join(tables.values())
+    return "\n".join(f"{name}\n{text}" for name, text in tables.items())
+
+
+def curves_by_dataset(rows: Sequence[Row], metric: str) -> dict[str, list[Curve]]:
+    """Gather the rows of a sweep into curves, a label each, for each dataset that has any.
+
+    Raises:
+        UserError: no row has the metric, or a label stands for two kinds of models.
+    """
+    found = {}
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        with naming(dataset):
+            found[dataset] = curves([row for row in rows if row["dataset"] == dataset], metric)
+    found = {dataset: shown for dataset, shown in found.items() if shown}
+    if not found:
+        known = {name for row in rows for name, value in row.items() if value is not None}
+        names = ", ".join(sorted(known - {*COLUMNS} | {"seconds"})) or "none"
+        raise UserError(f"no row has a result {metric!r}; there are: {names}")
+    return found
+
+
+def _table(found: Sequence[Curve]) -> str:
     cells: dict[int | None, dict[str, str]] = {}
     for curve in found:
         mean, _, _ = curve.over_seeds()
@@ -175,18 +219,6 @@ def sweep_table(rows: Sequence[Row], metric: str) -> str:
         for count, line in sorted(cells.items(), key=lambda item: item[0] or 0)
     ]
     return table(["test steps", *(curve.label for curve in found)], lines, markdown=False)
-
-
-def _curves(rows: Sequence[Row], metric: str) -> list[Curve]:
-    try:
-        found = curves(rows, metric)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    if not found:
-        known = {name for row in rows for name, value in row.items() if value is not None}
-        names = ", ".join(sorted(known - {*COLUMNS} | {"seconds"})) or "none"
-        raise UserError(f"no row has a result {metric!r}; there are: {names}")
-    return found
 
 
 def _read(name: str, text: str | None) -> Any:
@@ -206,11 +238,13 @@ def _taken_over(file: Path, identities: Sequence[Row]) -> list[Row]:
     if len(good) < len(rows):
         (aside,) = numbered_aside([file])
         logger.warning(
-            "%s holds %d rows of other labels, weights or settings: it is now %s.",
+            "%s holds %d rows of other labels, weights, datasets or settings: it is now %s.",
             file,
             len(rows) - len(good),
             aside.name,
         )
+        if good:
+            write_csv(file, good)
     return good
 
 

@@ -5,8 +5,10 @@ As in figure 4 of Linsley et al. (NeurIPS 2020).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,9 @@ from matplotlib.ticker import MaxNLocator
 from rpanoptic.visualization.style import CURVES, INK, new_figure, style_axes
 
 Row = Mapping[str, Any]
+
+# About so many points of a curve have a marker.
+_MARKERS = 20
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,8 @@ def curves(rows: Sequence[Row], metric: str) -> list[Curve]:
     """Gather the rows of a sweep into curves, a label each.
 
     Args:
-        rows: with "label", "weights_sha256", "trained_steps", "test_steps" (None without
-            recurrence) and the metric; those without it are left out.
+        rows: of one dataset, with "label", "weights_sha256", "trained_steps", "test_steps" (None
+            without recurrence) and the metric; those without it are left out.
         metric: name of a column.
 
     Raises:
@@ -75,45 +80,58 @@ def curves(rows: Sequence[Row], metric: str) -> list[Curve]:
     return found
 
 
-def draw_step_sweep(shown: Sequence[Curve], name: str, *, title: str = "") -> Figure:
+def draw_step_sweep(panels: Mapping[str, Sequence[Curve]], name: str, *, title: str = "") -> Figure:
     """Draw curves against the test steps, with a vertical line at the steps of training.
 
     Where a method has several seeds, the line is their mean and the band reaches from the least to
-    the largest. A model without recurrence is a horizontal line.
+    the largest. A model without recurrence is a horizontal line. A label looks the same in all
+    panels, and their axes are the same.
 
     Args:
-        shown: at least one curve.
+        panels: the curves of each dataset, by its name, which stands over the panel if there are
+            several; at least one curve in all.
         name: of the result, for the axis.
         title: over the figure.
 
     Raises:
         ValueError: no curve.
     """
-    if not shown:
+    every = [curve for shown in panels.values() for curve in shown]
+    if not every:
         raise ValueError("there is no curve to draw")
-    figure = new_figure(6.8, 4.2, title)
-    axes = figure.subplots()
-    last = max((int(curve.steps.max()) for curve in shown if curve.steps.size), default=1)
-    for curve, (color, marker, dash) in zip(shown, _looks(len(shown)), strict=True):
-        if curve.steps.size:
-            _draw_curve(axes, curve, color, marker, dash)
-        else:
-            _draw_level(axes, curve, color, max(last, 2))
-    axes.set_xlim(0.4, max(last, 2) + 0.6)
-    axes.margins(y=0.06)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("test steps; vertical lines: steps in training")
-    axes.set_ylabel(name)
-    style_axes(axes)
+    columns = math.ceil(math.sqrt(len(panels)))
+    lines = math.ceil(len(panels) / columns)
+    width, height = (6.8, 4.2) if len(panels) == 1 else (4.2 * columns, 2.8 * lines + 0.6)
+    figure = new_figure(width, height, title)
+    grid = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
+    last = max((int(curve.steps.max()) for curve in every if curve.steps.size), default=1)
+    looks = dict(zip(dict.fromkeys(curve.label for curve in every), cycle(CURVES), strict=False))
+    legend = {label: _legend(label, every) for label in looks}
+    for axes, (dataset, shown) in zip(grid, panels.items(), strict=False):
+        for curve in shown:
+            color, marker, dash = looks[curve.label]
+            # Once for all panels.
+            text = legend.pop(curve.label, None)
+            if curve.steps.size:
+                _draw_curve(axes, curve, color, marker, dash, text)
+            else:
+                _draw_level(axes, curve, color, max(last, 2), text)
+        axes.set_xlim(0.4, max(last, 2) + 0.6)
+        axes.margins(y=0.06)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        style_axes(axes)
+        axes.set_title(dataset if len(panels) > 1 else "", fontsize=10, color=INK)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    figure.supxlabel("test steps; vertical lines: steps in training", fontsize=10, color=INK)
+    figure.supylabel(name, fontsize=10, color=INK)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
     return figure
 
 
-def _looks(count: int) -> list[tuple[str, str, str]]:
-    return [CURVES[place % len(CURVES)] for place in range(count)]
-
-
-def _draw_curve(axes: Axes, curve: Curve, color: str, marker: str, dash: str) -> None:
+def _draw_curve(
+    axes: Axes, curve: Curve, color: str, marker: str, dash: str, text: str | None
+) -> None:
     mean, low, high = curve.over_seeds()
     axes.plot(
         curve.steps,
@@ -121,9 +139,10 @@ def _draw_curve(axes: Axes, curve: Curve, color: str, marker: str, dash: str) ->
         color=color,
         marker=marker,
         markersize=4,
+        markevery=math.ceil(len(mean) / _MARKERS),
         linestyle=dash,
         linewidth=1.6,
-        label=_label(curve),
+        label=text,
         zorder=3,
     )
     if curve.seeds > 1:
@@ -144,13 +163,17 @@ def _draw_curve(axes: Axes, curve: Curve, color: str, marker: str, dash: str) ->
         )
 
 
-def _draw_level(axes: Axes, curve: Curve, color: str, last: int) -> None:
+def _draw_level(axes: Axes, curve: Curve, color: str, last: int, text: str | None) -> None:
     mean, low, high = (float(value[0]) for value in curve.over_seeds())
-    axes.plot([1, last], [mean, mean], color=color, linestyle=":", linewidth=1.8, zorder=2)
-    axes.lines[-1].set_label(_label(curve))
+    (line,) = axes.plot([1, last], [mean, mean], color=color, linestyle=":", zorder=2)
+    line.set(linewidth=1.8, label=text)
     if curve.seeds > 1:
         axes.axhspan(low, high, color=color, alpha=0.12, linewidth=0)
 
 
-def _label(curve: Curve) -> str:
-    return curve.label if curve.seeds == 1 else f"{curve.label} ({curve.seeds} seeds)"
+def _legend(label: str, curves: Sequence[Curve]) -> str:
+    """The label, with the number of its seeds; datasets need not have the same."""
+    seeds = sorted({curve.seeds for curve in curves if curve.label == label})
+    if seeds == [1]:
+        return label
+    return f"{label} ({' or '.join(map(str, seeds))} seeds)"

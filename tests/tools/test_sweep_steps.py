@@ -54,7 +54,8 @@ def test_table_figure_and_what_a_second_run_adds(
 ) -> None:
     output = tmp_path / "o"
     assert tool.main(single(weights, output, "4,1")) == 0
-    assert sorted(path.name for path in output.iterdir()) == ["panoptic_seg_PQ.png", "steps.csv"]
+    names = ["panoptic_seg_PQ.md", "panoptic_seg_PQ.png", "steps.csv"]
+    assert sorted(path.name for path in output.iterdir()) == names
     rows = read(output / "steps.csv")
     assert [(row["test_steps"], row["trained_steps"], row["gradient"]) for row in rows] == [
         ("1", "3", "crbp"),
@@ -108,8 +109,47 @@ def test_several_checkpoints_and_tables(
     drawn = tmp_path / "drawn"
     argv = ["--from-csv", *map(str, tables), "--metric", "segm/AP", "bbox/AP"]
     assert tool.main([*argv, "--output", str(drawn)]) == 0
-    assert sorted(path.name for path in drawn.iterdir()) == ["bbox_AP.png", "segm_AP.png"]
+    names = ["bbox_AP.md", "bbox_AP.png", "segm_AP.md", "segm_AP.png"]
+    assert sorted(path.name for path in drawn.iterdir()) == names
     assert "feed-forward" in capsys.readouterr().out
+
+
+def test_several_datasets(
+    weights: Path,
+    tiny_data: Path,
+    tmp_path: Path,
+    evaluated: list[list[int]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first, second = "synthetic_panoptic_train", "synthetic_panoptic_val"
+    # The name of the set is no part of a sweep's columns.
+    change = {"RPANOPTIC__BEST_METRIC": f"{second}/sem_seg/mIoU"}
+    flags = ["--dataset", first, second, first, "--output", tmp_path]
+    assert tool.main([*map(str, flags), *single(weights, tmp_path, "1,3", **change)]) == 0
+    assert evaluated == [[1, 3], [1, 3]]
+    rows = read(tmp_path / "steps.csv")
+    assert [row["dataset"] for row in rows] == [first, first, second, second]
+    assert [row["pictures"] for row in rows] == ["4", "4", "2", "2"]
+    text = (tmp_path / "sem_seg_mIoU.md").read_text()
+    assert all(f" {name} |" in text for name in (first, second)) and " @ 3 |" in text
+    with Image.open(tmp_path / "sem_seg_mIoU.png") as picture:
+        assert picture.width == 2 * round(150 * 4.2)  # two panels side by side
+    out = capsys.readouterr().out
+    assert f"\n{first}\n" in out and f"\n{second}\n" in out
+
+    # Another set more: what is there stays.
+    assert tool.main(single(weights, tmp_path, "1,3", **change)) == 0
+    assert evaluated[2:] == [] and len(read(tmp_path / "steps.csv")) == 2
+    assert len(read(tmp_path / "steps.1.csv")) == 4
+
+    table = str(tmp_path / "steps.1.csv")
+    drawn = ["--from-csv", table, "--output", str(tmp_path / "drawn"), "--dataset"]
+    assert tool.main([*drawn, second]) == 0
+    # Without a config: the result that says most.
+    assert first not in (tmp_path / "drawn" / "panoptic_seg_PQ.md").read_text()
+    assert tool.main([*drawn, "absent"]) == 2
+    message = f"error: --dataset absent: the tables are of {first}, {second}"
+    assert message in capsys.readouterr().err
 
 
 def test_a_model_that_needs_several_steps(tiny_data: Path, tmp_path: Path) -> None:
@@ -172,6 +212,9 @@ def test_bad_input_is_one_message_and_status_2(
         (single(weights, o, "1", MODEL__ROI_BOX_HEAD__FC_DIM=8), "another architecture"),
         (single(weights, o, "1", DATASETS__TEST=("absent_set",)), "absent_set"),
         (single(weights, o, "1", DATASETS__TEST=()), "DATASETS.TEST is empty"),
+        (["--dataset", "absent_set", *single(weights, o, "1")], "absent_set"),
+        (single(weights, o, "1", RPANOPTIC__BEST_METRIC="''"), "say by --metric what to draw"),
+        (command(o, "--from-csv", table, *both), "give one of"),
     ]
     cases.append(
         (
