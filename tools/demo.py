@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +22,7 @@ import rpanoptic.modeling  # noqa: F401  (both register names that configs use)
 from rpanoptic.arguments import at_least
 from rpanoptic.engine import check_output_dir, setup_config
 from rpanoptic.engine.demo import Demo
-from rpanoptic.engine.inputs import PictureError, find_pictures, read_picture
+from rpanoptic.engine.inputs import PictureError, find_pictures, output_names, read_picture
 from rpanoptic.errors import ConfigError, UserError
 from rpanoptic.visualization.steps import STEPS
 
@@ -53,7 +52,7 @@ def _draw_all(args: argparse.Namespace) -> int:
     folder = check_output_dir(args.output, key="--output")
     cfg = setup_config(args.config_file, args.opts)
     demo = Demo(cfg, args.weights, threshold=args.confidence_threshold)
-    names = _output_names(pictures)
+    names = output_names(pictures)
     failed = 0
     for path in tqdm(pictures, unit="picture"):
         try:
@@ -73,17 +72,6 @@ def _draw(demo: Demo, path: Path, folder: Path, name: str, steps: Sequence[int])
         demo.save(image, folder, name, steps)
     except PictureError as error:
         raise PictureError(f"picture {path}: {error}") from error
-
-
-def _output_names(pictures: Sequence[Path]) -> dict[Path, str]:
-    """The stem of each picture, with a number where several pictures share it."""
-    seen: Counter[str] = Counter()
-    names = {}
-    for path in pictures:
-        seen[path.stem] += 1
-        count = seen[path.stem]
-        names[path] = path.stem if count == 1 else f"{path.stem}_{count}"
-    return names
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -62,3 +63,25 @@ def read_picture(path: Path) -> np.ndarray:
     # would fill the memory by an error of its own.
     except Exception as error:
         raise PictureError(f"picture {path} cannot be read: {error}.") from error
+
+
+def output_names(pictures: Sequence[Path], *, taken: Collection[str] = ()) -> dict[Path, str]:
+    """Name what is made of each picture: its stem, with a number where that is taken.
+
+    Args:
+        pictures: the pictures.
+        taken: names that none may have.
+
+    Returns:
+        a name for each picture, all different.
+    """
+    used = set(taken)
+    names = {}
+    for path in pictures:
+        numbered = (f"{path.stem}_{number}" for number in count(2))
+        name = path.stem
+        while name in used:
+            name = next(numbered)
+        used.add(name)
+        names[path] = name
+    return names

@@ -19,7 +19,8 @@ from rpanoptic.visualization.style import BLUE, GREY, INK, ORANGE, new_figure, s
 
 _COLORMAP = "viridis"
 _WIDTH, _HEIGHT = 6.4, 4.0
-_MAX_PANELS = 12
+# Of so many samples a trajectory is drawn.
+MAX_PANELS = 12
 _LEAST_EXTENT = 0.2
 _PANEL_COLUMNS = 4
 
@@ -154,7 +155,7 @@ def draw_components(
         raise ValueError(f"explained must be {points.shape[1:]}, got {shares.shape}")
     if not 1 <= trained_steps <= len(points):
         raise ValueError(f"trained_steps must be 1 to {len(points)}, got {trained_steps}")
-    samples = min(points.shape[1], _MAX_PANELS)
+    samples = min(points.shape[1], MAX_PANELS)
     rows = math.ceil(samples / _PANEL_COLUMNS)
     columns = math.ceil(samples / rows)
     width = max(_WIDTH * 0.75, 2.6 * columns + 0.9)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rpanoptic.engine.inputs import PictureError, find_pictures, read_picture
+from rpanoptic.engine.inputs import PictureError, find_pictures, output_names, read_picture
 
 
 @pytest.fixture()
@@ -79,3 +79,10 @@ def test_any_error_of_the_reader_names_the_file(
     monkeypatch.setattr("rpanoptic.engine.inputs.read_image", fail)
     with pytest.raises(PictureError, match=r"a\.jpg cannot be read: unpack"):
         read_picture(folder / "a.jpg")
+
+
+def test_what_is_made_of_pictures_has_names_of_its_own() -> None:
+    pictures = [Path(name) for name in ("a.png", "a.jpg", "x/a.png", "a_2.png", "all.png", "b")]
+    names = output_names(pictures, taken=["all"])
+    assert list(names.values()) == ["a", "a_2", "a_3", "a_2_2", "all_2", "b"]
+    assert list(names) == pictures
