@@ -51,9 +51,7 @@ class SeededDataset(Dataset[Record]):
         seed: of the stream.
     """
 
-    def __init__(
-        self, records: Sequence[Record], mapper: Mapper, seed: int
-    ) -> None:
+    def __init__(self, records: Sequence[Record], mapper: Mapper, seed: int) -> None:
         self._records = records
         self._mapper = mapper
         self._seed = seed

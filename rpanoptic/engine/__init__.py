@@ -1,5 +1,6 @@
 """Training, checkpoints, evaluation runs: what the command lines call."""
 
+import rpanoptic.pathfinder  # noqa: F401  (registers models and datasets that configs name)
 from rpanoptic.engine.check import check_output_dir, check_process_count, check_run
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.optimizers import OPTIMIZERS, build_optimizer

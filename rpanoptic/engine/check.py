@@ -19,7 +19,7 @@ from detectron2.modeling.meta_arch import RetinaNet
 from fvcore.common.registry import Registry
 from torch import nn
 
-from rpanoptic.data import check_dataset
+from rpanoptic.data import build_mapper, check_dataset
 from rpanoptic.engine.setup import closest
 from rpanoptic.engine.train_step import amp_dtype, check_batch
 from rpanoptic.engine.unused import check_unused_nodes
@@ -42,7 +42,7 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
     Raises:
         ConfigError: see :func:`check_settings`; or ``OUTPUT_DIR`` cannot be written; a head has
             another number of classes than a panoptic dataset; a test set judges nothing that the
-            model predicts.
+            model predicts; the training sets cannot be read together, or not as ``INPUT`` says.
         DatasetError: a dataset is unknown, missing or damaged, or no evaluator is known for a
             test set's type.
     """
@@ -52,7 +52,10 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
     for name in dict.fromkeys(names):
         check_dataset(name)
         _check_class_counts(cfg, name)
+    if not eval_only:
+        build_mapper(cfg, cfg.DATASETS.TRAIN, is_train=True)
     for name in cfg.DATASETS.TEST:
+        build_mapper(cfg, [name], is_train=False)
         check_evaluators(cfg, name)
 
 
@@ -88,6 +91,8 @@ def check_settings(cfg: CfgNode, *, eval_only: bool = False, processes: int = 1)
         raise ConfigError(f"RPANOPTIC.PROCESS_TIMEOUT must be above 0 and finite; got {timeout}.")
     if cfg.RPANOPTIC.LOG_PERIOD < 1:
         raise ConfigError(f"RPANOPTIC.LOG_PERIOD is {cfg.RPANOPTIC.LOG_PERIOD}; at least 1.")
+    if cfg.RPANOPTIC.TEST_BATCH < 1:
+        raise ConfigError(f"RPANOPTIC.TEST_BATCH is {cfg.RPANOPTIC.TEST_BATCH}; at least 1.")
     if not eval_only and cfg.SOLVER.CHECKPOINT_PERIOD < 1:
         raise ConfigError(
             f"SOLVER.CHECKPOINT_PERIOD is {cfg.SOLVER.CHECKPOINT_PERIOD}; at least 1."

@@ -10,12 +10,14 @@ from rpanoptic.pathfinder.builtin import (
     register_builtin_sets,
     register_pathfinder,
     register_pathfinder_on_the_fly,
+    register_prepared_sets,
 )
 from rpanoptic.pathfinder.generator import GENERATOR_VERSION, PathfinderSample, generate
 from rpanoptic.pathfinder.settings import PathfinderError, PathfinderSettings
 from rpanoptic.pathfinder.sources import source_of
 
 register_builtin_sets()
+register_prepared_sets()
 
 __all__ = [
     "GENERATOR_VERSION",

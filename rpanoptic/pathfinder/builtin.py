@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from rpanoptic.data.paths import DATASETS_VARIABLE, datasets_root
-from rpanoptic.errors import DatasetError, UserError
+from rpanoptic.errors import ConfigError, DatasetError, UserError
 from rpanoptic.pathfinder.mapper import PathfinderMapper
 from rpanoptic.pathfinder.sets import NUMBERS, SPLITS, PathfinderSet
 from rpanoptic.pathfinder.settings import (
@@ -131,25 +132,59 @@ def register_pathfinder_on_the_fly(
 
 
 def register_builtin_sets() -> None:
-    """Register all names of this module, and the further sets below ``$DETECTRON2_DATASETS``.
-
-    Nothing is drawn, and of the sets' folders only the descriptions of those are read that have a
-    name of their own.
-    """
+    """Register all names of this module. Nothing is drawn or read."""
     for name, content in GENERATED_SETS.items():
         register_pathfinder_on_the_fly(
             f"{name}_{ON_THE_FLY}", content.settings, content.split_seed, content.number
         )
     for name, content in STORED_SETS.items():
         _register(name, content.settings.form, partial(_open_builtin, name))
+
+
+def register_prepared_sets() -> None:
+    """Register the further sets below ``$DETECTRON2_DATASETS/pathfinder``, by their folders' names.
+
+    Only their descriptions are read. A folder without a set is passed over, with a warning.
+    """
     root = datasets_root() / PATHFINDER_FOLDER
     for folder in sorted(root.iterdir()) if root.is_dir() else ():
-        if folder.name in DatasetCatalog or not folder.is_dir():
-            continue
-        try:
-            register_pathfinder(folder.name, folder)
-        except UserError as error:
-            _logger.warning("Not registered: %s", error)
+        if folder.is_dir() and folder.name not in DatasetCatalog:
+            try:
+                register_pathfinder(folder.name, folder)
+            except UserError as error:
+                _logger.warning("Not registered: %s", error)
+
+
+def checked_name(content: PathfinderSet, name: str | None = None) -> str:
+    """The name under which a set can be stored, so that each name stands for its pictures alone.
+
+    Args:
+        content: the set.
+        name: the one that was asked for; None takes that of :data:`STORED_SETS`.
+
+    Raises:
+        ConfigError: the name is that of another set, or none is given and none is known.
+    """
+    if name is None:
+        name = set_name(content.settings, content.split)
+        if name not in STORED_SETS or _broken_promises(name, Description(content)):
+            raise ConfigError(
+                "--name: no registered set has these settings, so the set needs a name for configs."
+            )
+    elif name in STORED_SETS:
+        if differing := _broken_promises(name, Description(content)):
+            raise ConfigError(f"--name {name} stands for another set: {'; '.join(differing)}.")
+    elif Path(name).name != name or name.endswith(f"_{ON_THE_FLY}"):
+        raise ConfigError(
+            f"--name {name!r}: expected the name of a folder that does not end in _{ON_THE_FLY}."
+        )
+    return name
+
+
+def _broken_promises(name: str, found: Description) -> list[str]:
+    """How a set differs from the one that a name stands for; only its number is free."""
+    wanted = replace(STORED_SETS[name], number=found.content.number)
+    return differences(found, Description(wanted, shard_size=found.shard_size))
 
 
 def prepare_command(content: PathfinderSet) -> str:
@@ -172,7 +207,7 @@ def _stored(folder: Path) -> StoredSource:
 
 @cache
 def _builtin(name: str, folder: Path) -> StoredSource:
-    """A set of :data:`STORED_SETS`: its name stands for its pictures, whatever their number."""
+    """A set of :data:`STORED_SETS`: its name stands for its pictures."""
     found, content = read_description(folder), STORED_SETS[name]
     if found is None or not found.complete:
         command = repair_command(folder) if found is not None else prepare_command(content)
@@ -182,9 +217,7 @@ def _builtin(name: str, folder: Path) -> StoredSource:
             f"{DATASETS_VARIABLE}. To draw it: {command}. Or take {name}_{ON_THE_FLY}: the same "
             "pictures, drawn when they are read, without a file."
         )
-    wanted = Description(content, shard_size=found.shard_size)
-    differing = [one for one in differences(found, wanted) if not one.startswith("number ")]
-    if differing:
+    if differing := _broken_promises(name, found):
         raise DatasetError(
             f"{folder} holds another set than {name}: {'; '.join(differing)}. Rename the folder, "
             "and the set has the new name."
