@@ -107,7 +107,8 @@ def draw_step_sweep(panels: Mapping[str, Sequence[Curve]], name: str, *, title: 
     last = max((int(curve.steps.max()) for curve in every if curve.steps.size), default=1)
     looks = dict(zip(dict.fromkeys(curve.label for curve in every), cycle(CURVES), strict=False))
     legend = {label: _legend(label, every) for label in looks}
-    for axes, (dataset, shown) in zip(grid, panels.items(), strict=False):
+    for place, (dataset, shown) in enumerate(panels.items()):
+        axes = grid[place]
         for curve in shown:
             color, marker, dash = looks[curve.label]
             # Once for all panels.
@@ -121,10 +122,12 @@ def draw_step_sweep(panels: Mapping[str, Sequence[Curve]], name: str, *, title: 
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         style_axes(axes)
         axes.set_title(dataset if len(panels) > 1 else "", fontsize=10, color=INK)
+        if place + columns >= len(panels):
+            axes.set_xlabel("test steps; vertical lines: steps in training")
+        if place % columns == 0:
+            axes.set_ylabel(name)
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
-    figure.supxlabel("test steps; vertical lines: steps in training", fontsize=10, color=INK)
-    figure.supylabel(name, fontsize=10, color=INK)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
     return figure
 

@@ -53,7 +53,7 @@ def test_lines_bands_and_marks() -> None:
     assert line.get_color() == mark.get_color() != level.get_color()
     assert legend(figure) == ["bptt (2 seeds)", "baseline (2 seeds)"]
     # The ring on the curve at its trained steps, and the band of the seeds.
-    assert len(axes.collections) == 2 and figure.get_supylabel() == "PQ"
+    assert len(axes.collections) == 2 and axes.get_ylabel() == "PQ"
     assert axes.get_title() == ""
 
 
@@ -74,6 +74,9 @@ def test_datasets_have_panels_in_which_a_label_looks_the_same() -> None:
     first, second, third, empty = figure.axes
     assert [axes.get_title() for axes in (first, second, third)] == ["14", "20", "25"]
     assert not empty.get_visible()
+    # The last panel of each column, and the first of each line.
+    assert [bool(axes.get_xlabel()) for axes in (first, second, third)] == [False, True, True]
+    assert [axes.get_ylabel() for axes in (first, second, third)] == ["PQ", "", "PQ"]
     assert legend(figure) == ["bptt (1 or 2 seeds)", "baseline (1 or 2 seeds)", "crbp"]
     # In the first: the line and the mark of bptt, the level of baseline; each in its place.
     (bptt, _, baseline), (level, crbp, _, other, _) = first.lines, second.lines
