@@ -13,6 +13,7 @@ from rpanoptic.engine.unused import check_unused_nodes
 from rpanoptic.errors import ConfigError
 from tests.engine.tiny import tiny_cfg
 from tests.modeling.meta_arch.models import MODELS, model_cfg
+from tests.pathfinder.models.tiny import config
 from tests.paths import CONFIGS
 
 FILES = sorted(f for f in CONFIGS.rglob("*.yaml") if f.parent.name != "_base_")
@@ -33,6 +34,13 @@ def test_a_part_that_the_architecture_does_not_build(tmp_path: Path) -> None:
     cfg = model_cfg("RecurrentRetinaNet", tmp_path, MODEL__RECURRENT__MASK_HEAD__STEPS=5)
     with pytest.raises(ConfigError, match=r"MASK_HEAD\.STEPS .* RecurrentRetinaNet .* no masks"):
         check_unused_nodes(cfg)
+
+
+def test_the_recurrence_of_pathfinder(tmp_path: Path) -> None:
+    settings = {"MODEL__RECURRENT__PATHFINDER__STEPS": 5}
+    with pytest.raises(ConfigError, match=r"PATHFINDER\.STEPS .* build_pathfinder_recurrent_b"):
+        check_unused_nodes(tiny_cfg(tmp_path, **settings))
+    check_unused_nodes(config({}, **settings))
 
 
 def test_a_feed_forward_model_is_warned_of(

@@ -28,7 +28,8 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-import rpanoptic.modeling  # noqa: F401  registers everything
+import rpanoptic.modeling
+import rpanoptic.pathfinder.models  # noqa: F401  register everything
 from rpanoptic.modeling.penalty import take_penalties
 from tests.engine.tiny import tiny_cfg
 from tests.modeling.meta_arch.models import MODELS, SIDE, THINGS, picture
@@ -47,7 +48,7 @@ _NAME_KEYS = {
     "semantic head": "MODEL.SEM_SEG_HEAD.NAME",
     "meta-architecture": "MODEL.META_ARCHITECTURE",
 }
-_NODES = ("MASK_HEAD", "SEM_SEG_HEAD", "FPN", "RESNET", "CONVRNN")
+_NODES = ("MASK_HEAD", "SEM_SEG_HEAD", "FPN", "RESNET", "CONVRNN", "PATHFINDER")
 _COMMON: dict[str, Any] = {
     # No statistics of batches, through which the loss of a batch is not that of its samples.
     "MODEL.RESNETS.NORM": "FrozenBN",
@@ -66,7 +67,16 @@ _COMMON: dict[str, Any] = {
     **{f"MODEL.RECURRENT.{node}.STEPS": 3 for node in _NODES},
     # An image reaches the last of the ten layers in step 7, feedback from there the first in 9.
     "MODEL.RECURRENT.CONVRNN.STEPS": 9,
+    "MODEL.RECURRENT.PATHFINDER.KERNEL_SIZE": 3,
+    "MODEL.PATHFINDER.CHANNELS": 4,
+    "MODEL.PATHFINDER.KERNEL_SIZE": 3,
+    "MODEL.PATHFINDER.LAYERS": 2,
+    # Batch statistics, which FF-6 and the U-Net have too.
+    "MODEL.PATHFINDER.OUTPUT_NORM": "",
 }
+# Features by the heads that read others than a pyramid's, with their strides.
+_FEATURES = {"ContourHead": {"contour": 1}}
+_PYRAMID = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}
 _RETINANET = {
     "MODEL.RESNETS.OUT_FEATURES": ["res3", "res4", "res5"],
     "MODEL.FPN.IN_FEATURES": ["res3", "res4", "res5"],
@@ -106,11 +116,16 @@ class Component:
             return build_mask_head(cfg, ShapeSpec(channels=CHANNELS, height=7, width=7))
         if self.kind == "semantic head":
             levels = {
-                name: ShapeSpec(channels=CHANNELS, stride=2 ** int(name[1:]))
-                for name in cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
+                name: ShapeSpec(channels=CHANNELS, stride=stride)
+                for name, stride in self.features.items()
             }
             return build_sem_seg_head(cfg, levels)
         return build_model(cfg)
+
+    @property
+    def features(self) -> dict[str, int]:
+        """The strides of the features that a semantic head reads, by their names."""
+        return _FEATURES.get(self.name, _PYRAMID)
 
     def forward(self, module: Any, samples: Sequence[int], seed: int = 0) -> Any:
         """Call it as Detectron2 does.
@@ -132,14 +147,18 @@ class Component:
 
         with EventStorage():
             if self.kind == "meta-architecture":
-                return module([picture(number) for number in samples])
+                make = contour_picture if self.name in _CONTOURS else picture
+                return module([make(number) for number in samples])
             if self.kind == "backbone":
                 return module(batch(3, SIDE))
             if self.kind == "mask head":
                 regions = [_regions(number, module.training) for number in samples]
                 return module(batch(CHANNELS, 7, REGIONS), regions)
-            features = {f"p{level}": batch(CHANNELS, SIDE >> level) for level in (2, 3, 4, 5)}
-            classes = [_classes(number) for number in samples]
+            features = {
+                name: batch(CHANNELS, SIDE // stride) for name, stride in self.features.items()
+            }
+            count = 2 if self.name == "ContourHead" else THINGS + 1
+            classes = [_classes(number, count) for number in samples]
             nothing = torch.zeros(0, SIDE, SIDE, dtype=torch.int64)
             return module(features, torch.cat([nothing, *classes]))
 
@@ -195,9 +214,15 @@ def _regions(number: int, training: bool) -> Instances:
     return instances
 
 
-def _classes(number: int) -> Tensor:
+def _classes(number: int, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(number)
-    return torch.randint(0, THINGS + 1, (1, SIDE, SIDE), generator=generator)
+    return torch.randint(0, count, (1, SIDE, SIDE), generator=generator)
+
+
+def contour_picture(number: int) -> dict[str, Any]:
+    """What the models of Pathfinder take: a target of two classes, and a label."""
+    made = picture(number)
+    return {**made, "sem_seg": (made["sem_seg"] == 0).long(), "label": number % 2}
 
 
 def _backbone(name: str, penalty: str, **options: Any) -> Component:
@@ -206,6 +231,8 @@ def _backbone(name: str, penalty: str, **options: Any) -> Component:
         keys |= _RETINANET
     return Component("backbone", name, frozenset({f"loss_lipschitz_{penalty}"}), keys)
 
+
+_CONTOURS = ("ContourSegmentor", "ContourClassifier")
 
 COMPONENTS: dict[str, Component] = {
     "fpn lateral": _backbone(
@@ -229,12 +256,32 @@ COMPONENTS: dict[str, Component] = {
     "convrnn": _backbone("build_convrnn_backbone", "convrnn"),
     "convrnn fpn": _backbone("build_convrnn_fpn_backbone", "convrnn"),
     "convrnn retinanet fpn": _backbone("build_convrnn_retinanet_fpn_backbone", "convrnn"),
+    "pathfinder recurrent": _backbone("build_pathfinder_recurrent_backbone", "pathfinder"),
+    "pathfinder feedforward": Component(
+        "backbone", "build_pathfinder_feedforward_backbone", frozenset(), separable=False
+    ),
+    "pathfinder unet": Component(
+        "backbone", "build_pathfinder_unet_backbone", frozenset(), separable=False
+    ),
     "mask head": Component(
         "mask head", "RecurrentMaskRCNNHead", frozenset({"loss_lipschitz_mask"})
     ),
     "semantic head": Component(
         "semantic head", "RecurrentSemSegFPNHead", frozenset({"loss_lipschitz_sem_seg"})
     ),
+    "contour head": Component("semantic head", "ContourHead", frozenset()),
+    **{
+        name: Component(
+            "meta-architecture",
+            name,
+            frozenset({"loss_lipschitz_pathfinder"}),
+            {
+                "MODEL.BACKBONE.NAME": "build_pathfinder_recurrent_backbone",
+                "MODEL.SEM_SEG_HEAD.NAME": "ContourHead",
+            },
+        )
+        for name in _CONTOURS
+    },
     **{
         name: Component(
             "meta-architecture",

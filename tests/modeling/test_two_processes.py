@@ -93,7 +93,9 @@ def test_processes_have_the_same_gradients_and_weights(key: str, folder: Path) -
         for name, gradient in one.items():
             assert torch.equal(gradient, other[name]), name
     for name, weight in weights.items():
-        assert torch.equal(weight, other_weights[name]), name
+        # In training each process keeps running statistics of its own share.
+        if "running_" not in name:
+            assert torch.equal(weight, other_weights[name]), name
 
 
 @EACH

@@ -12,6 +12,7 @@ import torch
 from rpanoptic.recurrent import (
     GRADIENTS,
     AdjointConfig,
+    ForwardConfig,
     LipschitzPenalty,
     RecurrentBlock,
     RecurrentCell,
@@ -32,6 +33,37 @@ def test_steps_in_training_evaluation_and_by_call() -> None:
     assert torch.equal(block(DRIVE).state, states[4]) and block.last.steps == 5
     block.steps_test = 0
     assert torch.equal(block(DRIVE).state, states[2])
+
+
+@pytest.mark.parametrize("gradient", ["bptt", "checkpointed_bptt"])
+def test_step_by_step(gradient: str) -> None:
+    block = RecurrentBlock(contractive_hgru(0), steps=3, steps_test=5, gradient=gradient)
+    parameters = list(block.parameters())
+    outputs = list(block.run_stepwise(DRIVE))
+    assert [int(o.diagnostics.steps) for o in outputs] == [1, 2, 3] and block.last.steps == 3
+    for steps, output in enumerate(outputs, start=1):
+        whole = block(DRIVE, steps=steps)
+        assert torch.equal(output.state, whole.state)
+        found = torch.autograd.grad(output.output.sin().sum(), parameters, retain_graph=True)
+        assert_gradients_close(
+            found, torch.autograd.grad(whole.output.sin().sum(), parameters), 1e-12
+        )
+    assert len(list(block.eval().run_stepwise(DRIVE))) == 5
+    assert len(list(block.run_stepwise(DRIVE, steps=2))) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"gradient": "crbp"}, "gradient through all steps, 'bptt' or .*; got 'crbp'"),
+        ({"gradient": "bptt", "halt_tol": 0.1}, "no tolerance to stop at"),
+        ({"gradient": "bptt", "forward": ForwardConfig(tol=0.1)}, "no tolerance to stop at"),
+    ],
+)
+def test_what_cannot_be_run_step_by_step(options: dict[str, Any], words: str) -> None:
+    block = RecurrentBlock(contractive_hgru(0), **options)
+    with pytest.raises(ValueError, match=f"a run step by step needs .*{words}"):
+        next(block.run_stepwise(DRIVE))
 
 
 @pytest.mark.parametrize("gradient", list(GRADIENTS))

@@ -14,8 +14,8 @@ CONFIG_KEY = "MODEL.PATHFINDER"
 def check_pathfinder_node(node: CfgNode) -> None:
     """Check the values of ``MODEL.PATHFINDER``, whichever of its keys the model reads.
 
-    OUTPUT_NORM is checked where the number of its channels is known, see
-    :func:`rpanoptic.modeling.build.output_norm_of`; STEM_SIZE for Gabor filters where they are made.
+    Two are left to those who know more: OUTPUT_NORM, which must suit the number of channels (see
+    :func:`rpanoptic.modeling.build.output_norm_of`), and the least STEM_SIZE of Gabor filters.
 
     Raises:
         ConfigError: a key has an impossible value; the message names it.
