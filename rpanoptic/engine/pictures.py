@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from detectron2.data.detection_utils import read_image
 from torch import nn
 
 from rpanoptic.engine.predictor import Predictor
+from rpanoptic.pathfinder.pictures import class_grid, contour_grid
 from rpanoptic.visualization import draw_output, draw_record, picture_grid, save_png
 
 logger = logging.getLogger(__name__)
@@ -37,17 +39,22 @@ def draw_predictions(cfg: CfgNode, model: nn.Module) -> Path | None:
 
 
 def dataset_grid(cfg: CfgNode, model: nn.Module, dataset_name: str, *, limit: int) -> np.ndarray:
-    """Draw input, ground truth and prediction of a dataset's first pictures, a row each.
+    """Draw input, ground truth and prediction of a dataset's first pictures.
 
     Args:
         cfg: the config that built the model.
         model: the model.
-        dataset_name: a registered dataset.
+        dataset_name: a registered dataset; its ``evaluator_type`` says what is drawn.
         limit: how many pictures at most.
 
     Returns:
         ``(H, W, 3)`` uint8, RGB.
     """
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    return _GRIDS.get(kind, _segment_grid)(cfg, model, dataset_name, limit=limit)
+
+
+def _segment_grid(cfg: CfgNode, model: nn.Module, dataset_name: str, *, limit: int) -> np.ndarray:
     metadata = MetadataCatalog.get(dataset_name)
     predict = Predictor(cfg, model)
     rows = []
@@ -56,3 +63,10 @@ def dataset_grid(cfg: CfgNode, model: nn.Module, dataset_name: str, *, limit: in
         truth = draw_record(image, record, metadata)
         rows.append([image, truth, draw_output(image, predict(image), metadata)])
     return picture_grid(rows, headings=["input", "ground truth", "prediction"])
+
+
+# By evaluator_type; all others are drawn as segments.
+_GRIDS: dict[str, Callable[..., np.ndarray]] = {
+    "pathfinder_segmentation": contour_grid,
+    "pathfinder_classification": class_grid,
+}
