@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rpanoptic.pathfinder import drawing
+from rpanoptic.pathfinder.limits import impossible
 from rpanoptic.pathfinder.placement import Budget, NoRoomError, place
-from rpanoptic.pathfinder.settings import PathfinderError, PathfinderSettings
+from rpanoptic.pathfinder.settings import PathfinderSettings
 
 # Raise it whenever unchanged settings, seed and index would draw anything else.
 GENERATOR_VERSION = 1
@@ -63,7 +64,7 @@ def generate(settings: PathfinderSettings, seed: int, index: int) -> PathfinderS
     try:
         placement = place(settings, length, rng, Budget())
     except NoRoomError as error:
-        raise PathfinderError(f"{error.setting}: no room; {error.reached} were placed") from error
+        raise impossible(settings, length, error) from error
     paddles = np.concatenate((*placement.contours, *placement.distractors))
     brightness = rng.choice(settings.contrasts, size=len(paddles))
     marked, markers = placement.marked, placement.markers

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rpanoptic.pathfinder.growth import Chain, Chance, Field, Point, grow, paddles
+from rpanoptic.pathfinder.growth import Chain, Chance, Field, Point
 from rpanoptic.pathfinder.settings import PathfinderSettings
 
 # Two ends of one contour, and two of different ones, count as equally far apart when their
 # distances differ by less than this part of their mean.
 _EQUAL_DISTANCE = 0.05
+# Edges by which chains are shortened first at a dead end.
+_CUT = 2
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,12 @@ class Budget:
     """How often something is tried before the settings count as impossible.
 
     Attributes:
-        pairs: of contours, for a picture's arrangement.
+        rounds: in which both contours of a picture get an edge, in all attempts to place them.
         starts: of a distractor.
         pictures: arrangements that are begun anew because a distractor found no room.
     """
 
-    pairs: int = 4000
+    rounds: int = 20_000
     starts: int = 300
     pictures: int = 30
 
@@ -86,10 +88,10 @@ def place(
                 break
             others.append(chain)
         else:
-            first, second = (paddles(chain, settings) for chain in pair.chains)
+            first, second = (chain.paddles() for chain in pair.chains)
             return Placement(
                 (first, second),
-                tuple(paddles(chain, settings) for chain in others),
+                tuple(chain.paddles() for chain in others),
                 marks.contour,
                 marks.label,
                 np.array(marks.centers),
@@ -106,14 +108,12 @@ class _Marks:
 
 
 def _place_pair(pair: _Pair, coin: int, budget: Budget) -> _Marks:
-    reached = 0
-    for _ in range(budget.pairs):
+    while pair.rounds < budget.rounds:
         if pair.grow():
             marks = pair.marks(coin)
             if marks is not None:
                 return marks
-        reached = max(reached, min(chain.edges for chain in pair.chains))
-    raise NoRoomError("lengths", reached)
+    raise NoRoomError("lengths", pair.reached)
 
 
 class _Pair:
@@ -129,26 +129,65 @@ class _Pair:
         self.chance = chance
         self.fields = (Field(settings), Field(settings))
         self.chains: tuple[Chain, Chain]
+        self.reached = 0
+        self.rounds = 0
+        # Edges after which a chain that turns as it may has left its own disc.
+        self._leaving = 1 + math.ceil(settings.marker_clearance / settings.period)
 
     def grow(self) -> bool:
-        """Try once; whether both chains are complete."""
+        """Try once; whether both chains are complete.
+
+        Where one runs into a dead end, the latest edges of both are drawn anew: a few at first,
+        more each time that leads no further.
+        """
         self._seed()
+        self.rounds += 1
         if not all(field.has_room(c.points[0]) for field, c in self._both()):
             return False
-        outside = [False, False]
-        for _ in range(self.length):
-            for mine, (field, chain) in enumerate(self._both()):
-                if not grow(chain, field, self.settings, self.chance.turns):
-                    return False
-                points = chain.points
-                self.fields[1 - mine].block_edge(points[-2], points[-1])
-                if chain.edges > 1:
-                    field.block_edge(points[-3], points[-2])
-                # A chain keeps off its own disc too, once it has left it.
-                if not outside[mine] and self._is_outside(points[0], points[-1]):
-                    outside[mine] = True
-                    field.block_disc(points[0])
+        edges = farthest = cut = 0
+        while edges < self.length:
+            self.rounds += 1
+            if self._add_edges():
+                edges += 1
+                if edges > farthest:
+                    farthest, cut = edges, 0
+                continue
+            self.reached = max(self.reached, farthest)
+            cut += _CUT
+            edges -= cut
+            if edges < 1:
+                return False
+            self._shorten(edges)
         return True
+
+    def _add_edges(self) -> bool:
+        for mine, (field, chain) in enumerate(self._both()):
+            if not chain.grow(field, self.chance.turns):
+                return False
+            self._block(mine, len(chain.points) - 1)
+        return True
+
+    def _block(self, mine: int, number: int) -> None:
+        """Block edge ``number``, from 1, of a chain for the other, and the edge before for it."""
+        points, field = self.chains[mine].points, self.fields[mine]
+        self.fields[1 - mine].block_edge(points[number - 1], points[number])
+        if number > 1:
+            field.block_edge(points[number - 2], points[number - 1])
+        # A chain keeps off its own disc too, once it has left it.
+        if number == self._leaving:
+            field.block_disc(points[0])
+
+    def _shorten(self, edges: int) -> None:
+        self._clear_fields()
+        for mine, chain in enumerate(self.chains):
+            chain.shorten(edges)
+            for number in range(1, edges + 1):
+                self._block(mine, number)
+
+    def _clear_fields(self) -> None:
+        for field, other in zip(self.fields, self.chains[::-1], strict=True):
+            field.clear()
+            field.block_disc(other.points[0])
 
     def marks(self, coin: int) -> _Marks | None:
         """The discs of complete chains; None if their distance would tell the answer."""
@@ -191,15 +230,10 @@ class _Pair:
             first[1] + settings.seed_distance * math.sin(direction),
         )
         self.chains = (
-            Chain([first], chance.heading(), self.length),
-            Chain([second], chance.heading(), self.length),
+            Chain(first, chance.heading(), self.length, settings),
+            Chain(second, chance.heading(), self.length, settings),
         )
-        for field, other in zip(self.fields, (second, first), strict=True):
-            field.clear()
-            field.block_disc(other)
-
-    def _is_outside(self, center: Point, point: Point) -> bool:
-        return math.dist(center, point) > self.settings.marker_clearance + self.settings.clearance
+        self._clear_fields()
 
     def _last_discs_are_clear(self) -> bool:
         settings = self.settings
@@ -240,20 +274,22 @@ def _place_distractor(
     field: Field, settings: PathfinderSettings, length: int, chance: Chance, budget: Budget
 ) -> Chain | None:
     edges = settings.length_of_distractors(length)
-    field.save()
+    reach = edges * settings.period + settings.clearance + settings.period
     for _ in range(budget.starts):
         start = (chance.uniform(field.low, field.high), chance.uniform(field.low, field.high))
         if not field.has_room(start):
             continue
-        chain = Chain([start], chance.heading(), edges)
-        while chain.edges < edges and grow(chain, field, settings, chance.turns):
-            if chain.edges > 1:
-                field.block_edge(chain.points[-3], chain.points[-2])
-        if chain.edges == edges:
+        chain = Chain(start, chance.heading(), edges, settings)
+        if not chain.grow(field, chance.turns):
+            continue
+        ground = field.around(start, reach)
+        before = ground.copy()
+        while not chain.is_complete and chain.grow(field, chance.turns):
+            field.block_edge(chain.points[-3], chain.points[-2])
+        if chain.is_complete:
             field.block_edge(chain.points[-2], chain.points[-1])
             return chain
-        if chain.edges > 1:
-            field.restore()
+        ground[:] = before
     return None
 
 
