@@ -71,7 +71,8 @@ def draw_trace_strip(
         for count in counts:
             if not 1 <= count <= len(trace.probability):
                 raise ValueError(f"step {count} of a trace of {len(trace.probability)} steps")
-        rows.append([*_given(trace), *(_readout(trace, count) for count in counts)])
+        pictures = [*_given(trace), *(_readout(trace, count) for count in counts)]
+        rows.append([_enlarged(picture, cell_width) for picture in pictures])
     return picture_grid(rows, headings=headings, cell_width=cell_width)
 
 
@@ -103,12 +104,13 @@ def trace_frames(
         raise ValueError(f"traces of {sorted(lengths)} steps cannot run side by side")
     columns = min(columns, len(traces))
     headings = [*_headings(traces), "readout"] * columns
-    given = [_given(trace) for trace in traces]
+    given = [[_enlarged(picture, cell_width) for picture in _given(trace)] for trace in traces]
     blank = [np.full_like(given[0][0], 255)] * (len(given[0]) + 1)
     (steps,) = lengths
     for count in range(1, steps + 1):
         cells = [
-            [*fixed, _readout(trace, count)] for fixed, trace in zip(given, traces, strict=True)
+            [*fixed, _enlarged(_readout(trace, count), cell_width)]
+            for fixed, trace in zip(given, traces, strict=True)
         ]
         cells += [blank] * (math.ceil(len(cells) / columns) * columns - len(cells))
         rows = [
@@ -137,6 +139,15 @@ def _given(trace: ContourTrace) -> list[np.ndarray]:
 def _readout(trace: ContourTrace, count: int) -> np.ndarray:
     # Without the truth: its colours would show the whole contour before it is traced.
     return draw_prediction(trace.image, None, trace.probability[count - 1])
+
+
+def _enlarged(picture: np.ndarray, cell_width: int) -> np.ndarray:
+    """A picture much smaller than its cell by a whole number, pixels as squares.
+
+    Smooth enlargement would blur and ring, and take three times as much room in a GIF.
+    """
+    factor = math.ceil(cell_width / picture.shape[1])
+    return picture if factor <= 2 else picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _step_band(width: int, count: int, steps: int, trained_steps: int) -> np.ndarray:

@@ -114,6 +114,18 @@ def test_traces_side_by_side_leave_the_rest_of_the_last_row_white() -> None:
     assert wide.shape[1] == 3 * (SIZE + GAP) + GAP
 
 
+def test_the_pixels_of_small_pictures_are_squares() -> None:
+    one = trace()
+    strip = draw_trace_strip([one], [1], cell_width=4 * SIZE)
+    squares = np.repeat(np.repeat(one.image, 4, axis=0), 4, axis=1)
+    assert (strip[HEADINGS : HEADINGS + 4 * SIZE, GAP : GAP + 4 * SIZE, 0] == squares).all()
+    # Of a cell that is no multiple, the edges of the squares are mixed.
+    (frame, *_) = trace_frames([one], 3, cell_width=350)
+    shown = frame[HEADINGS : HEADINGS + 350, GAP : GAP + 350, 0]
+    assert shown[175 + 2, 0] == 255 and shown[175 - 4, 0] == 0
+    assert abs(shown.mean() - one.image.mean()) < 0.1  # of 255
+
+
 def test_a_narrow_frame_is_drawn() -> None:
     frames = list(trace_frames([trace(2, known=False)], 1, cell_width=40))
     assert len({frame.shape for frame in frames}) == 1
