@@ -81,13 +81,14 @@ def _trace_all(args: argparse.Namespace) -> int:
             tqdm.write(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
-        trace = tracer.trace(inputs)
+        wanted = tracer.steps >= tracer.least_steps and len(components) < MAX_PANELS
+        trace, trajectory = tracer.trace(inputs, trajectory=wanted)
         if args.columns:
             traces.append(trace)
         else:
             files += _save(folder, name, [trace], tracer, args)
-        if tracer.steps >= tracer.least_steps and len(components) < MAX_PANELS:
-            components.append(tracer.components(inputs))
+        if trajectory is not None:
+            components.append(trajectory)
     if failed == len(pictures):
         return 2
     if traces:

@@ -75,42 +75,42 @@ class ContourTracer:
         PanopticCheckpointer(model).load(weights, checkpointables=[], strict=True)
         self._model = model.eval()
 
-    def trace(self, inputs: dict[str, Any]) -> ContourTrace:
-        """Follow the readout of one picture.
+    @property
+    def least_steps(self) -> int:
+        """For how many steps the state has to be followed to be drawn as a trajectory."""
+        # Two components need as many states, and one more for their mean.
+        return max(self.trained_steps, 3)
+
+    def trace(
+        self, inputs: dict[str, Any], *, trajectory: bool = False
+    ) -> tuple[ContourTrace, PrincipalComponents | None]:
+        """Follow the model on one picture.
 
         Args:
             inputs: one picture as :meth:`ContourSegmentor.forward` takes it, grey, and its
                 "sem_seg" if the truth is known.
+            trajectory: whether to look at the course of the state too; all states are in memory
+                then.
+
+        Returns:
+            the readout after each step; the states in the plane in which they move most, or None.
+
+        Raises:
+            ValueError: a trajectory of fewer than three steps.
         """
-        # Half precision: of many pictures and steps all are kept, and eight bits are drawn.
-        readouts = [
-            logits.float().softmax(dim=1)[0, 1].half().cpu().numpy()
-            for logits in self._model.trace([inputs], self.steps)
-        ]
-        return ContourTrace(
+        readouts, states = [], []
+        for state in self._model.states([inputs], self.steps):
+            probability = self._model.read_out(state).float().softmax(dim=1)[0, 1]
+            # Half precision: of many pictures and steps all are kept, and eight bits are drawn.
+            readouts.append(probability.half().cpu().numpy())
+            if trajectory:
+                states.append(state)
+        trace = ContourTrace(
             image=inputs["image"][0].round().clamp(0, 255).byte().numpy(),
             probability=np.stack(readouts),
             target=inputs["sem_seg"].numpy() if "sem_seg" in inputs else None,
         )
-
-    @property
-    def least_steps(self) -> int:
-        """For how many steps :meth:`components` has to follow the state."""
-        # Two components need as many states, and one more for their mean.
-        return max(self.trained_steps, 3)
-
-    def components(self, inputs: dict[str, Any]) -> PrincipalComponents:
-        """The course of the state on one picture, in the plane in which it moves most.
-
-        All states are in memory meanwhile.
-
-        Args:
-            inputs: as for :meth:`trace`.
-
-        Raises:
-            ValueError: there are fewer than three steps.
-        """
-        return principal_components(list(self._model.states([inputs], self.steps)))
+        return trace, principal_components(states) if trajectory else None
 
 
 def dataset_pictures(

@@ -33,7 +33,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_trace_is_the_readout_of_the_model_after_every_step(weights: str) -> None:
     tracer = ContourTracer(config(TINY), weights)
     inputs = picture(0)
-    trace = tracer.trace(inputs)
+    trace, trajectory = tracer.trace(inputs)
+    assert trajectory is None
     assert (tracer.trained_steps, tracer.steps) == (TRAINED, 2 * TRAINED)
     assert trace.probability.shape == (2 * TRAINED, 16, 16)
     model = tiny_model().eval()
@@ -45,12 +46,13 @@ def test_trace_is_the_readout_of_the_model_after_every_step(weights: str) -> Non
     assert (trace.image == inputs["image"][0].numpy()).all() and trace.image.dtype == np.uint8
     assert trace.target is not None and (trace.target == inputs["sem_seg"].numpy()).all()
     del inputs["sem_seg"]
-    assert tracer.trace(inputs).target is None
+    assert tracer.trace(inputs)[0].target is None
 
 
 def test_components_of_the_states(weights: str) -> None:
     tracer = ContourTracer(config(TINY), weights, steps=5)
-    found = tracer.components(picture(0))
+    _, found = tracer.trace(picture(0), trajectory=True)
+    assert found is not None
     assert found.projections.shape == (5, 1, 2) and found.explained.shape == (1, 2)
     states = torch.stack(list(tiny_model().eval().states([picture(0)], 5))).flatten(1).double()
     # Distances in the plane are at most those of the states, and here nearly they.
@@ -130,7 +132,7 @@ def test_own_pictures_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 def test_files_of_a_trace(weights: str, tmp_path: Path) -> None:
     tracer = ContourTracer(config(TINY), weights)
     inputs = [picture(number, height=32, width=32) for number in range(3)]
-    traces = [tracer.trace(one) for one in inputs]
+    traces, components = zip(*(tracer.trace(one, trajectory=True) for one in inputs), strict=True)
     strip, gif = save_traces(tmp_path, "all", traces, TRAINED, columns=2, cell_width=60)
     assert (strip.name, gif.name) == ("all.png", "all.gif")
     with Image.open(strip) as shown:
@@ -138,7 +140,6 @@ def test_files_of_a_trace(weights: str, tmp_path: Path) -> None:
         assert shown.width == 7 * (220 + 8) + 8
     with Image.open(gif) as moving:
         assert moving.n_frames == 2 * TRAINED and moving.width == 6 * (60 + 8) + 8
-    components = [tracer.components(one) for one in inputs]
     file = save_trajectories(tmp_path / "course.png", components, TRAINED)
     with Image.open(file) as shown:
         assert shown.width > 600

@@ -14,7 +14,6 @@ from torch import Tensor
 from rpanoptic.modeling import RecurrentSemanticSegmentor
 from rpanoptic.pathfinder.models.head import ContourHead
 from rpanoptic.pathfinder.models.recurrent import RecurrentContourBackbone
-from rpanoptic.recurrent import RecurrentBlock
 from rpanoptic.recurrent.state import State
 
 
@@ -43,8 +42,7 @@ class ContourSegmentor(RecurrentSemanticSegmentor):
         Raises:
             ValueError: the model has no recurrence, is in training mode, or ``steps`` are too few.
         """
-        block, states = self._run(batched_inputs, steps)
-        return self._read_out(block, states)
+        return map(self.read_out, self.states(batched_inputs, steps))
 
     def states(self, batched_inputs: list[dict[str, Any]], steps: int) -> Iterator[State]:
         """The state of the recurrence after step 1, 2, ..., steps; see :meth:`trace`.
@@ -52,11 +50,6 @@ class ContourSegmentor(RecurrentSemanticSegmentor):
         Yields:
             the state as the cell has it, without gradient: ``(N, C, H, W)``, or a tuple.
         """
-        return self._run(batched_inputs, steps)[1]
-
-    def _run(
-        self, batched_inputs: list[dict[str, Any]], steps: int
-    ) -> tuple[RecurrentBlock, Iterator[State]]:
         backbone = self.backbone
         if not isinstance(backbone, RecurrentContourBackbone):
             raise ValueError(
@@ -69,11 +62,11 @@ class ContourSegmentor(RecurrentSemanticSegmentor):
             (x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs
         ]
         batch = ImageList.from_tensors(images, backbone.size_divisibility)
-        return backbone.recurrence, islice(backbone.states(batch.tensor), steps)
+        return islice(backbone.states(batch.tensor), steps)
 
-    def _read_out(self, block: RecurrentBlock, states: Iterator[State]) -> Iterator[Tensor]:
+    @torch.no_grad()
+    def read_out(self, state: State) -> Tensor:
+        """Logits ``(N, 2, H, W)`` of a state of :meth:`states`, without gradient."""
+        backbone = cast(RecurrentContourBackbone, self.backbone)
         head = cast(ContourHead, self.sem_seg_head)
-        for state in states:
-            with torch.no_grad():
-                logits = head.read_out(block.cell.output(state))
-            yield logits
+        return head.read_out(backbone.recurrence.cell.output(state))
