@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
@@ -174,9 +175,10 @@ def checked_name(content: PathfinderSet, name: str | None = None) -> str:
     elif name in STORED_SETS:
         if differing := _broken_promises(name, Description(content)):
             raise ConfigError(f"--name {name} stands for another set: {'; '.join(differing)}.")
-    elif Path(name).name != name or name.endswith(f"_{ON_THE_FLY}"):
+    elif not re.fullmatch(r"\w[\w.-]*", name) or name.endswith(f"_{ON_THE_FLY}"):
         raise ConfigError(
-            f"--name {name!r}: expected the name of a folder that does not end in _{ON_THE_FLY}."
+            f"--name {name!r}: expected letters, digits, _, - and ., and not _{ON_THE_FLY} at the "
+            "end."
         )
     return name
 

@@ -48,7 +48,7 @@ class PathfinderMapper:
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         """The arguments that a config stands for; raises as the class does."""
-        return {"augmentations": [_resize(cfg, is_train), *(_flips(cfg) if is_train else ())]}
+        return {"augmentations": [*(_flips(cfg) if is_train else ()), _resize(cfg, is_train)]}
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Map a record of a registered Pathfinder set.

@@ -65,11 +65,12 @@ class PathfinderSet:
     def split_seed(self) -> int:
         """The seed with which the generator draws this split; below 2^32.
 
-        It follows from seed, split, form and lengths, so that no two splits share a picture, and a
-        picture of one length does not begin as one of another.
+        It follows from seed, split, form, size and lengths, so that no two splits share a picture,
+        and a picture of one length does not begin as one of another.
         """
-        lengths = ",".join(map(str, self.settings.lengths))
-        text = f"{self.seed} {self.split} {self.settings.form} {lengths}"
+        settings = self.settings
+        lengths = ",".join(map(str, settings.lengths))
+        text = f"{self.seed} {self.split} {settings.form} {settings.size} {lengths}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
     def as_dict(self) -> dict[str, Any]:

@@ -239,7 +239,7 @@ def _write(folder: Path, wanted: Description, workers: int, progress: bool) -> W
     for entry in folder.iterdir():
         # Of another set nothing is kept; of this one, not what a killed run has left half-written.
         if _OURS.fullmatch(entry.name) and (found is None or entry.suffix == ".tmp"):
-            entry.unlink()
+            entry.unlink(missing_ok=True)
     if found is None:
         _describe(folder, wanted)
         found = wanted
