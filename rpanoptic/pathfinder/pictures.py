@@ -51,7 +51,7 @@ def contour_grid(cfg: CfgNode, model: nn.Module, dataset_name: str, *, limit: in
             draw_prediction(image, truth, contour > background),
         )
         rows.append([_enlarged(picture) for picture in pictures])
-    headings = ["input", "ground truth", "prediction: right, wrong, missed"]
+    headings = ["input", "ground truth", "found blue, false orange, missed yellow"]
     return picture_grid(rows, headings=headings, cell_width=_CELL_WIDTH)
 
 
