@@ -4,6 +4,7 @@
     python tools/benchmark.py memory --output output/benchmarks
     python tools/benchmark.py speed --methods bptt rbp crbp --steps 10 20 --output output/benchmarks
     python tools/benchmark.py pathfinder --output output/benchmarks
+    python tools/benchmark.py generator --output output/benchmarks
     python tools/benchmark.py adjoint --output output/benchmarks
     python tools/benchmark.py panoptic --runs output/evidence --output output/benchmarks
     python tools/benchmark.py contours --runs output/contours --output output/benchmarks
@@ -29,7 +30,14 @@ from tqdm import tqdm
 import rpanoptic.data
 import rpanoptic.modeling  # noqa: F401  (both register names that configs use)
 from rpanoptic.arguments import at_least, numbers_of_steps
-from rpanoptic.benchmarks import adjoint, comparison, pathfinder, report, sweep
+from rpanoptic.benchmarks import (
+    adjoint,
+    comparison,
+    pathfinder,
+    pathfinder_generator,
+    report,
+    sweep,
+)
 from rpanoptic.benchmarks.comparison import Comparison
 from rpanoptic.benchmarks.contours import CONTOURS
 from rpanoptic.benchmarks.methods import NAMES
@@ -126,6 +134,11 @@ def _pathfinder(args: argparse.Namespace, folder: Path) -> int:
         log=_log,
     )
     return _finish("pathfinder", rows, pathfinder.tabulated, folder)
+
+
+def _generator(args: argparse.Namespace, folder: Path) -> int:
+    rows = pathfinder_generator.measure(samples=args.samples, repeats=args.repeats, log=_log)
+    return _finish("generator", rows, pathfinder_generator.tabulated, folder)
 
 
 def _adjoint(args: argparse.Namespace, folder: Path) -> int:
@@ -228,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
             help="fresh processes for each number, of which the best counts (default 1)",
         )
     _add_pathfinder(commands.add_parser("pathfinder", help="the Pathfinder hGRU in detail"))
+    _add_generator(commands.add_parser("generator", help="Pathfinder samples drawn in a second"))
     _add_adjoint(commands.add_parser("adjoint", help="products that each adjoint solver needs"))
     for compared, text in (
         (PANOPTIC, "trained panoptic models, by method"),
@@ -265,6 +279,18 @@ def _add_pathfinder(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="products of the adjoint solve (default 15)",
     )
+
+
+def _add_generator(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=_generator)
+    command.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
+    for flag, value, text in (
+        ("--samples", 200, "of each set, drawn in a turn"),
+        ("--repeats", 3, "turns, of which the fastest counts"),
+    ):
+        command.add_argument(
+            flag, type=at_least(1), default=value, metavar="N", help=f"{text} (default {value})"
+        )
 
 
 def _add_adjoint(command: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ _SEED = 0
 
 
 def impossible(settings: PathfinderSettings, length: int, error: NoRoomError) -> PathfinderError:
-    """The error that says which setting is at fault, and the nearest value with which room is found.
+    """The error that says which setting is at fault, and the nearest value that leaves room.
 
     The search is bounded: it probes the values of one setting by bisection.
 

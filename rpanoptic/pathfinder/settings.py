@@ -134,7 +134,6 @@ class PathfinderSettings:
     def _check_ranges(self) -> None:
         for length in self.lengths:
             _at_least("lengths", length, 2)
-        _at_least("size", self.size, 1)
         if self.size > MAX_SIZE:
             raise _out_of_range("size", self.size, f"at most {MAX_SIZE}", MAX_SIZE)
         for name in ("border", "distractors", "distractor_length"):
@@ -150,7 +149,9 @@ class PathfinderSettings:
                 raise PathfinderError(f"contrasts: expected above 0 and up to 1, got {contrast:g}")
         _at_least("antialias", self.antialias, 1)
         if self.antialias > MAX_ANTIALIAS:
-            raise _out_of_range("antialias", self.antialias, f"at most {MAX_ANTIALIAS}", "")
+            raise _out_of_range(
+                "antialias", self.antialias, f"at most {MAX_ANTIALIAS}", MAX_ANTIALIAS
+            )
 
     def _check_room(self) -> None:
         thickness = self.thickness
@@ -201,6 +202,22 @@ def paper_settings(
     third of the contours'; the rest is here as for 9 and 14.
     """
     return PathfinderSettings(form=form, lengths=lengths, contrasts=tuple(contrasts))
+
+
+def half_scale_settings(*lengths: int, form: str = "segmentation") -> PathfinderSettings:
+    """Pictures of 150 x 150, the models' input, drawn at that size: every length is halved."""
+    return PathfinderSettings(
+        form=form,
+        lengths=lengths,
+        size=150,
+        border=11,
+        paddle_length=2.5,
+        thickness=1.0,
+        margin=1.5,
+        marker_radius=2.5,
+        seed_distance=13.5,
+        antialias=4,
+    )
 
 
 def small_128_settings(
@@ -264,5 +281,6 @@ def _at_least(name: str, value: int, least: int) -> None:
 
 
 def _out_of_range(name: str, value: object, expected: str, nearest: object) -> PathfinderError:
-    end = f"; the nearest possible value is {nearest}" if nearest != "" else ""
-    return PathfinderError(f"{name}: expected {expected}; got {value}{end}")
+    return PathfinderError(
+        f"{name}: expected {expected}; got {value}; the nearest possible value is {nearest}"
+    )
