@@ -1,4 +1,24 @@
-"""Samples of Pathfinder, each a pure function of settings, seed and index."""
+"""Samples of Pathfinder, each a pure function of settings, seed and index.
+
+Two contours of equally many paddles grow side by side, an edge each a round, from first ends that
+are ``seed_distance`` apart; then short distractors grow wherever there is room. The task, the
+sizes and the law of the turns are those of Linsley et al. (NeurIPS 2020). Where no setting was
+released, or where it would let the answer show, this generator chooses:
+
+- Directions are continuous, not those of whole degrees or pixels. Turns are drawn until one leads
+  to free ground, which draws them with the published weights among the free ones.
+- Gaps count as parts of a contour: contours never cross, not even between two paddles.
+- At a dead end the latest edges of both contours are drawn anew, rather than everything, and an
+  edge that heads for the border too late to turn counts as a dead end. Without this few contours
+  of 25 paddles would come about.
+- The places of discs are kept free at every end that might have one, whether it has or not.
+- Every picture has all its distractors, each of its full length.
+- Two discs are equally far apart whether or not they are on one contour: a picture is taken only
+  if two ends of one contour and two of different ones are nearly as far apart, within 5 per cent;
+  a coin says which of the two pairs is marked. Each pair has a first and a last end.
+- A pixel belongs to the target when half of it is covered, of thin paddles when a smaller part is;
+  see :func:`rpanoptic.pathfinder.drawing.mask`.
+"""
 
 from __future__ import annotations
 
