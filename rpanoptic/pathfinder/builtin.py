@@ -21,7 +21,6 @@ from rpanoptic.pathfinder.settings import (
     FORMS,
     PathfinderSettings,
     paper_settings,
-    small_32_settings,
 )
 from rpanoptic.pathfinder.sources import (
     GeneratedSource,
@@ -79,11 +78,23 @@ def _tiny_sets() -> dict[str, PathfinderSet]:
     }
 
 
-# Of the experiment that a CPU can do; the long contours are for models trained on the others.
-TINY_SETTINGS = {
-    "tiny": small_32_settings(length=6, distractors=3),
-    "tiny_long": small_32_settings(length=9, distractors=3),
-}
+# Of the experiment that a CPU can do: two contours of four paddles in 24 x 24. The long contours are
+# for models trained on the others.
+_TINY = PathfinderSettings(
+    lengths=(4,),
+    size=24,
+    border=0,
+    paddle_length=3.0,
+    thickness=1.2,
+    margin=0.75,
+    continuity=1.5,
+    distractors=3,
+    distractor_length=1,
+    marker_radius=1.8,
+    seed_distance=5.0,
+    antialias=4,
+)
+TINY_SETTINGS = {"tiny": _TINY, "tiny_long": replace(_TINY, lengths=(7,), size=32)}
 # The sets that are stored, and the same pictures drawn when they are read; by name without
 # "_on_the_fly". The tiny ones are not stored.
 STORED_SETS = _paper_sets()
