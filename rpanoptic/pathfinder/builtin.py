@@ -78,8 +78,8 @@ def _tiny_sets() -> dict[str, PathfinderSet]:
     }
 
 
-# Of the experiment that a CPU can do: two contours of four paddles in 24 x 24. The long contours are
-# for models trained on the others.
+# Of the experiment that a CPU can do: two contours of four paddles in 24 x 24. The long contours
+# are for models trained on the others.
 _TINY = PathfinderSettings(
     lengths=(4,),
     size=24,

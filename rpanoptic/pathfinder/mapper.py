@@ -42,13 +42,15 @@ class PathfinderMapper:
     """
 
     @configurable
-    def __init__(self, *, augmentations: list[T.Augmentation]) -> None:
+    def __init__(self, *, augmentations: list[T.Augmentation | T.Transform]) -> None:
         self._augmentations = T.AugmentationList(augmentations)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         """The arguments that a config stands for; raises as the class does."""
-        return {"augmentations": [*(_flips(cfg) if is_train else ()), _resize(cfg, is_train)]}
+        # Resizing gives arrays that cannot be written, of which flips would warn.
+        resize = [_resize(cfg, is_train), T.ColorTransform(np.copy)]
+        return {"augmentations": [*resize, *(_flips(cfg) if is_train else ())]}
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Map a record of a registered Pathfinder set.

@@ -90,6 +90,7 @@ def test_sound_run_passes(tmp_path: Path, tiny_data: Path) -> None:
         ("MODEL.RECURRENT.RESNET.FEEDBACK_KERNEL_SIZE", -1, r"FEEDBACK_KERNEL_SIZE must be odd"),
         ("TEST.AUG.ENABLED", True, r"TEST\.AUG\.ENABLED.*GeneralizedRCNNWithTTA.*detector\(\)"),
         ("RPANOPTIC.LOG_PERIOD", 0, r"LOG_PERIOD is 0; at least 1"),
+        ("RPANOPTIC.TEST_BATCH", 0, r"TEST_BATCH is 0; at least 1"),
         ("SOLVER.CHECKPOINT_PERIOD", 0, r"SOLVER\.CHECKPOINT_PERIOD is 0; at least 1"),
         ("SOLVER.AMP.ENABLED", True, r"AMP\.ENABLED with float16 needs a GPU.*bfloat16"),
     ],
