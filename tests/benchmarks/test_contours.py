@@ -60,7 +60,7 @@ def test_results_are_those_of_the_test_sets_at_multiples_of_the_trained_steps(
     recurrent, level, other = (run_in(tmp_path, name) for name in ("crbp", "feedforward", "rbp"))
     test, long = TEST_SETS.values()
     rows = [
-        *swept(recurrent, test, 6, {1: 10.0, 6: 90.0, 12: 91.0, 24: 89.0}),
+        *swept(recurrent, test, 6, {1: 10.0, 6: 90.0, 12: 91.0, 13: 40.0, 24: 89.0, 25: 5.0}),
         *swept(recurrent, long, 6, {6: 70.0, 12: 80.0}),
         *swept(level, test, None, {None: 50.0}),
     ]
@@ -70,6 +70,9 @@ def test_results_are_those_of_the_test_sets_at_multiples_of_the_trained_steps(
     assert [feedforward[name] for name in names] == [50.0, None, None, None, None, None]
     assert {rbp[name] for name in (*names, "steps")} == {None}
     assert (crbp["method"], crbp["seed"], crbp["steps"]) == ("crbp", 3, 6)
+    # Neither before the steps of training nor beyond four times as many.
+    least = [(row["least F1"], row["long least F1"]) for row in (crbp, feedforward, rbp)]
+    assert least == [(40.0, 70.0), (None, None), (None, None)]
     # 60 iterations of 2 s.
     assert crbp["minutes"] == pytest.approx(2)
     assert feedforward["steps"] is None
