@@ -187,7 +187,7 @@ def test_trains_and_infers(file: Path) -> None:
     penalised = re.search(r"crbp|cbptt", file.stem) is not None
     assert any(name.startswith("loss_lipschitz") for name in losses) == penalised
     recurrent = any(isinstance(module, RecurrentBlock) for module in model.modules())
-    assert recurrent == ("baseline" not in file.stem)
+    assert recurrent == (re.search(r"baseline|feedforward", file.stem) is None)
     total = sum(losses.values())
     assert torch.isfinite(total)
     total.backward()
