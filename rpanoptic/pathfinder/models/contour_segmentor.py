@@ -7,10 +7,12 @@ from itertools import islice
 from typing import Any, cast
 
 import torch
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detectron2.structures import ImageList
 from torch import Tensor
 
+from rpanoptic.errors import ConfigError
 from rpanoptic.modeling import RecurrentSemanticSegmentor
 from rpanoptic.pathfinder.models.head import ContourHead
 from rpanoptic.pathfinder.models.recurrent import RecurrentContourBackbone
@@ -27,8 +29,27 @@ class ContourSegmentor(RecurrentSemanticSegmentor):
     be watched step by step.
     """
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Map a config to constructor arguments.
+
+        Raises:
+            ConfigError: ``MODEL.SEM_SEG_HEAD.NAME`` is no :class:`ContourHead`; or see
+                :meth:`ContourHead.from_config`.
+        """
+        name = cfg.MODEL.SEM_SEG_HEAD.NAME
+        head = SEM_SEG_HEADS_REGISTRY.get(name)
+        if not (isinstance(head, type) and issubclass(head, ContourHead)):
+            raise ConfigError(
+                f"MODEL.SEM_SEG_HEAD.NAME {name}: a {cls.__name__} takes {ContourHead.__name__}"
+            )
+        return super().from_config(cfg)
+
     def trace(self, batched_inputs: list[dict[str, Any]], steps: int) -> Iterator[Tensor]:
         """The readout after step 1, 2, ..., steps, of one run.
+
+        Steps are plain: whether the model, otherwise, would stop early or accelerate its steps
+        (HALT_TOL, FORWARD) does not count here.
 
         Args:
             batched_inputs: pictures as :meth:`forward` takes them; only "image" is read. Pictures
@@ -36,8 +57,8 @@ class ContourSegmentor(RecurrentSemanticSegmentor):
             steps: at least 1.
 
         Yields:
-            logits ``(N, 2, H, W)`` without gradient; the last are those of the model run for
-            ``steps`` steps.
+            logits ``(N, 2, H, W)`` without gradient; where the model's own steps are plain, the
+            last are those of the model run for ``steps`` steps.
 
         Raises:
             ValueError: the model has no recurrence, is in training mode, or ``steps`` are too few.

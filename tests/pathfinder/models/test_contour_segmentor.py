@@ -10,7 +10,7 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from rpanoptic.errors import DatasetError
+from rpanoptic.errors import ConfigError, DatasetError
 from rpanoptic.evaluation.computed_once import outputs_by_step
 from rpanoptic.modeling.outputs import outputs_of
 from rpanoptic.pathfinder.models import focal_loss
@@ -97,6 +97,11 @@ def test_what_cannot_be_traced() -> None:
         plain = tiny_model(MODEL__BACKBONE__NAME=FEEDFORWARD).eval()
         with pytest.raises(ValueError, match="no recurrence in FeedForwardContourBackbone"):
             getattr(plain, call)(pictures(), 3)
+
+
+def test_another_head_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"SEM_SEG_HEAD\.NAME SemSegFPNHead: .* ContourHead"):
+        tiny_model(MODEL__SEM_SEG_HEAD__NAME="SemSegFPNHead")
 
 
 @torch.no_grad()
