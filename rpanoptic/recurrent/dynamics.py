@@ -232,13 +232,14 @@ class RecurrentBlock(nn.Module):
             purpose: what needs it; begins the message.
 
         Raises:
-            ValueError: the gradient method does not go through all steps, or a run stops early or
-                is accelerated.
+            ValueError: the gradient method is not plain back-propagation through all steps, or a
+                run stops early or is accelerated.
         """
         if self.gradient not in STEPWISE_METHODS:
             methods = " or ".join(map(repr, STEPWISE_METHODS))
             raise ValueError(
-                f"{purpose} needs a gradient through all steps, {methods}; got {self.gradient!r}"
+                f"{purpose} needs plain back-propagation through all steps, {methods}; "
+                f"got {self.gradient!r}"
             )
         forward = self.method.config.forward
         if forward.tol > 0 or forward.acceleration != "none" or self.halt_tol > 0:

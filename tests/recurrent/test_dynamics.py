@@ -55,7 +55,8 @@ def test_step_by_step(gradient: str) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"gradient": "crbp"}, "gradient through all steps, 'bptt' or .*; got 'crbp'"),
+        ({"gradient": "crbp"}, "through all steps, 'bptt' or .*; got 'crbp'"),
+        ({"gradient": "cbptt"}, "plain back-propagation .* got 'cbptt'"),
         ({"gradient": "bptt", "halt_tol": 0.1}, "no tolerance to stop at"),
         ({"gradient": "bptt", "forward": ForwardConfig(tol=0.1)}, "no tolerance to stop at"),
     ],
