@@ -18,6 +18,7 @@ from rpanoptic.data import check_dataset
 from rpanoptic.engine import setup_config
 from rpanoptic.engine.check import check_settings
 from rpanoptic.engine.optimizers import build_optimizer
+from rpanoptic.engine.unused import check_unused_nodes
 from rpanoptic.evaluation import check_evaluators
 from rpanoptic.modeling.backbone.conv_rnn import build_convrnn_backbone
 from rpanoptic.pathfinder import source_of
@@ -211,9 +212,13 @@ def test_trains_and_infers(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
-def test_says_what_it_is_and_writes_to_a_folder_of_its_own(file: Path) -> None:
+def test_says_what_it_is_and_writes_to_a_folder_of_its_own(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert file.read_text().startswith("# ")
     cfg = setup_config(file)
+    check_unused_nodes(cfg)
+    assert "is set, but" not in caplog.text
     assert Path(cfg.OUTPUT_DIR) == Path("output") / file.relative_to(CONFIGS).with_suffix("")
 
 

@@ -1,4 +1,4 @@
-"""Settings of recurrent blocks that the model of a config does not have."""
+"""Settings of recurrent blocks, and of Pathfinder, that the model of a config does not have."""
 
 from __future__ import annotations
 
@@ -57,6 +57,25 @@ _PLACES = {
     "PATHFINDER": _backbones("build_pathfinder_recurrent_backbone"),
 }
 
+_RECURRENT, _FEEDFORWARD, _UNET = (
+    f"build_pathfinder_{kind}_backbone" for kind in ("recurrent", "feedforward", "unet")
+)
+_HEAD, _CLASSIFIER = "ContourHead", "ContourClassifier"
+#: The parts that read a key of MODEL.PATHFINDER.
+PATHFINDER_READERS = {
+    "CHANNELS": (_RECURRENT, _FEEDFORWARD, _UNET),
+    "STEM": (_RECURRENT,),
+    "STEM_SIZE": (_RECURRENT, _FEEDFORWARD),
+    "STEM_ACTIVATION": (_RECURRENT,),
+    "LAYERS": (_FEEDFORWARD,),
+    "KERNEL_SIZE": (_FEEDFORWARD,),
+    "OUTPUT_NORM": (_HEAD, _CLASSIFIER),
+    "FOREGROUND_PRIOR": (_HEAD,),
+    "FOCAL_GAMMA": (_HEAD,),
+    # The others refuse it themselves.
+    "STEP_LOSS": (_RECURRENT, _FEEDFORWARD, _UNET, _CLASSIFIER),
+}
+
 
 def check_unused_nodes(cfg: CfgNode) -> None:
     """Check that no recurrent block is configured that the model does not have.
@@ -64,15 +83,18 @@ def check_unused_nodes(cfg: CfgNode) -> None:
     Parts and architectures from elsewhere than Detectron2 and this package may read any node, so
     that nothing is said where one is chosen; nor of nodes that others have added.
 
+    The same holds for the keys of ``MODEL.PATHFINDER``.
+
     A model without any recurrent part is warned of only: the feed-forward one of a comparison may
-    share its settings with the others.
+    share its settings with the others. So is a model of Pathfinder, of keys that another one reads.
 
     Args:
         cfg: a config whose parts are registered.
 
     Raises:
-        ConfigError: a key under ``MODEL.RECURRENT`` differs from its default, and the model has
-            no part that reads it; the message names the parts that would.
+        ConfigError: a key under ``MODEL.RECURRENT`` or ``MODEL.PATHFINDER`` differs from its
+            default, and the model has no part that reads it; the message names the parts that
+            would.
     """
     feed_forward = not any(_may_read(cfg, reader) for reader in _PLACES.values())
     default = get_cfg()
@@ -95,6 +117,30 @@ def check_unused_nodes(cfg: CfgNode) -> None:
             if not feed_forward:
                 raise ConfigError(message)
             logger.warning(message)
+    _check_pathfinder(cfg, default.MODEL.PATHFINDER, only_warn=feed_forward)
+
+
+def _check_pathfinder(cfg: CfgNode, default: CfgNode, *, only_warn: bool) -> None:
+    chosen = {
+        cfg.MODEL.META_ARCHITECTURE: META_ARCH_REGISTRY,
+        cfg.MODEL.BACKBONE.NAME: BACKBONE_REGISTRY,
+    }
+    if "sem_seg" in outputs_of(cfg):
+        chosen[cfg.MODEL.SEM_SEG_HEAD.NAME] = SEM_SEG_HEADS_REGISTRY
+    if any(_is_foreign(registry, name) for name, registry in chosen.items()):
+        return
+    readers = {part for parts in PATHFINDER_READERS.values() for part in parts}
+    for key in _differing(cfg.MODEL.PATHFINDER, default):
+        parts = PATHFINDER_READERS.get(key)
+        if parts is None or chosen.keys() & {*parts}:
+            continue
+        message = (
+            f"MODEL.PATHFINDER.{key} is set, but the model does not read it: leave it at its "
+            f"default, or take {' or '.join(parts)}."
+        )
+        if not (only_warn or chosen.keys() & readers):
+            raise ConfigError(message)
+        logger.warning(message)
 
 
 def _may_read(cfg: CfgNode, reader: _Place) -> bool:

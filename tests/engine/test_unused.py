@@ -1,4 +1,4 @@
-"""Settings of recurrent blocks that the model of a config does not have."""
+"""Settings of recurrent blocks, and of Pathfinder, that the model of a config does not have."""
 
 from __future__ import annotations
 
@@ -8,21 +8,11 @@ from pathlib import Path
 import pytest
 from detectron2.modeling import BACKBONE_REGISTRY
 
-from rpanoptic.engine import setup_config
-from rpanoptic.engine.unused import check_unused_nodes
+from rpanoptic.engine.unused import PATHFINDER_READERS, check_unused_nodes
 from rpanoptic.errors import ConfigError
 from tests.engine.tiny import tiny_cfg
 from tests.modeling.meta_arch.models import MODELS, model_cfg
 from tests.pathfinder.models.tiny import config
-from tests.paths import CONFIGS
-
-FILES = sorted(f for f in CONFIGS.rglob("*.yaml") if f.parent.name != "_base_")
-
-
-def test_no_config_of_ours_sets_what_its_model_lacks(caplog: pytest.LogCaptureFixture) -> None:
-    for file in FILES:
-        check_unused_nodes(setup_config(file))
-    assert not [record for record in caplog.records if "is set, but" in record.getMessage()]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -41,6 +31,24 @@ def test_the_recurrence_of_pathfinder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"PATHFINDER\.STEPS .* build_pathfinder_recurrent_b"):
         check_unused_nodes(tiny_cfg(tmp_path, **settings))
     check_unused_nodes(config({}, **settings))
+
+
+def test_what_reads_each_key_of_pathfinder(tmp_path: Path) -> None:
+    assert PATHFINDER_READERS.keys() == config({}).MODEL.PATHFINDER.keys()
+    for key, value in (("CHANNELS", 5), ("STEP_LOSS", True), ("FOCAL_GAMMA", 0.0)):
+        cfg = tiny_cfg(tmp_path, **{f"MODEL__PATHFINDER__{key}": value})
+        with pytest.raises(ConfigError, match=rf"MODEL\.PATHFINDER\.{key} is set, but"):
+            check_unused_nodes(cfg)
+        check_unused_nodes(config({}, **{key: value}))
+
+
+def test_a_model_of_pathfinder_is_warned_of_keys_of_another(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="rpanoptic"):
+        check_unused_nodes(config({}, KERNEL_SIZE=5))
+    assert "PATHFINDER.KERNEL_SIZE is set, but" in caplog.text
+    assert "take build_pathfinder_feedforward_backbone" in caplog.text
 
 
 def test_a_feed_forward_model_is_warned_of(
