@@ -13,9 +13,10 @@ released, or where it would let the answer show, this generator chooses:
   of 25 paddles would come about.
 - The places of discs are kept free at every end that might have one, whether it has or not.
 - Every picture has all its distractors, each of its full length.
-- Two discs are equally far apart whether or not they are on one contour: a picture is taken only
-  if two ends of one contour and two of different ones are nearly as far apart, within 5 per cent;
-  a coin says which of the two pairs is marked. Each pair has a first and a last end.
+- Two discs look alike whether or not they are on one contour. In the classification form the
+  contours set out in one direction, from places that have one distribution; a picture is taken only
+  if the last end of one of them is as far from both first ends, within 5 per cent. One disc is
+  there, and a coin says at which first end the other is.
 - A pixel belongs to the target when half of it is covered, of thin paddles when a smaller part is;
   see :func:`rpanoptic.pathfinder.drawing.mask`.
 """

@@ -20,6 +20,8 @@ _TURNS = 16
 _TURN_BEFORE_BORDER = 0.7
 # Fine pixels to a clearance: of the raster in which free ground is looked up.
 _RESOLUTION = 8
+# Most fine pixels on a side, 64 MB: contours that keep less apart than such a pixel keep it apart.
+_MAX_WIDTH = 8192
 # Fractional bits of the coordinates that OpenCV gets.
 _SHIFT = 4
 # How far, in fine pixels, the centre of the pixel that holds a point can be from it, and how far
@@ -80,7 +82,7 @@ class Field:
         clearance = settings.clearance
         self.low = settings.border + settings.thickness / 2
         self.high = settings.size - self.low
-        self._scale = math.ceil(_RESOLUTION / clearance)
+        self._scale = min(math.ceil(_RESOLUTION / clearance), max(_MAX_WIDTH // settings.size, 1))
         self._width = self._scale * settings.size
         self._cells = bytearray(self._width**2)
         self._raster = np.frombuffer(self._cells, np.uint8).reshape(self._width, self._width)

@@ -14,7 +14,9 @@ from rpanoptic.pathfinder.settings import MAX_SIZE, PathfinderError, PathfinderS
 # picture with the named value needs more than all of it.
 _PROBES = 12
 _BUDGET = Budget(rounds=3_000, starts=100, pictures=5)
-_MOST_TIMES_LARGER = 8
+_MOST_TIMES_LARGER = 4
+# Values are searched for to such a part of them, and exactly below it.
+_PRECISION = 16
 _SEED = 0
 
 
@@ -66,14 +68,14 @@ def has_room(settings: PathfinderSettings, length: int) -> bool:
 
 
 def _last(works: Callable[[int], bool], low: int, high: int, *, guess: int) -> int | None:
-    """The greatest value from ``low`` to below ``high`` that works, found by bisection.
+    """The greatest value from ``low`` to below ``high`` that works, or one a little lower.
 
     ``guess`` is a value above which hardly any works.
     """
     if low >= high or not works(low):
         return None
     high = min(high, max(guess, low) + 1)
-    while high - low > 1:
+    while high - low > max(1, low // _PRECISION):
         middle = (low + high) // 2
         if works(middle):
             low = middle
@@ -83,8 +85,8 @@ def _last(works: Callable[[int], bool], low: int, high: int, *, guess: int) -> i
 
 
 def _first(works: Callable[[int], bool], low: int, limit: int) -> int | None:
-    """The least value above ``low`` and up to ``limit`` that works, where greater ones do too."""
-    step, high = 1, low
+    """The least value above ``low`` and up to ``limit`` that works, or one a little greater."""
+    step, high = max(1, low // _PRECISION), low
     while high < limit:
         high = min(low + step, limit)
         if works(high):
@@ -92,7 +94,7 @@ def _first(works: Callable[[int], bool], low: int, limit: int) -> int | None:
         low, step = high, 2 * step
     else:
         return None
-    while high - low > 1:
+    while high - low > max(1, low // _PRECISION):
         middle = (low + high) // 2
         if works(middle):
             high = middle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from rpanoptic.pathfinder.settings import PathfinderSettings
 _EQUAL_DISTANCE = 0.05
 # Edges by which chains are shortened first at a dead end.
 _CUT = 2
+# How often complete contours are judged, each time with new later halves, before all is begun anew.
+_REGROWN = 8
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Budget:
         pictures: arrangements that are begun anew because a distractor found no room.
     """
 
-    rounds: int = 20_000
+    rounds: int = 30_000
     starts: int = 300
     pictures: int = 30
 
@@ -109,10 +111,14 @@ class _Marks:
 
 def _place_pair(pair: _Pair, coin: int, budget: Budget) -> _Marks:
     while pair.rounds < budget.rounds:
-        if pair.grow():
+        complete = pair.grow()
+        for _ in range(_REGROWN):
+            if not complete:
+                break
             marks = pair.marks(coin)
             if marks is not None:
                 return marks
+            complete = pair.grow_again()
     raise NoRoomError("lengths", pair.reached)
 
 
@@ -144,7 +150,15 @@ class _Pair:
         self.rounds += 1
         if not all(field.has_room(c.points[0]) for field, c in self._both()):
             return False
-        edges = farthest = cut = 0
+        return self._complete(0)
+
+    def grow_again(self) -> bool:
+        """Draw the later halves of complete chains anew; whether they are complete again."""
+        self._shorten(self.length // 2)
+        return self._complete(self.length // 2)
+
+    def _complete(self, edges: int) -> bool:
+        farthest, cut = edges, 0
         while edges < self.length:
             self.rounds += 1
             if self._add_edges():
@@ -190,17 +204,16 @@ class _Pair:
             field.block_disc(other.points[0])
 
     def marks(self, coin: int) -> _Marks | None:
-        """The discs of complete chains; None if their distance would tell the answer."""
+        """The discs of complete chains; None where they find no room or would tell the answer."""
         if self.settings.form == "segmentation":
             return _Marks(coin, 1, [self.chains[coin].points[0]])
-        # The chains' names are arbitrary; a coin gives them, so that each is equally often marked
-        # whatever distances are equal.
-        if coin:
-            self.chains = self.chains[::-1]
-            self.fields = self.fields[::-1]
-        if not self._last_discs_are_clear():
-            return None
-        return self._matched_marks()
+        marks = self._matched_marks() if self._last_discs_are_clear() else None
+        if marks is None or not coin:
+            return marks
+        # The chains' names are arbitrary; a coin gives them, so that each is equally often marked.
+        self.chains = self.chains[::-1]
+        self.fields = self.fields[::-1]
+        return replace(marks, contour=1 - marks.contour)
 
     def ground(self) -> Field:
         """A field with both chains, and discs at all ends that might have one."""
@@ -223,15 +236,20 @@ class _Pair:
         settings, chance = self.settings, self.chance
         inset = self.fields[0].low + 2 * settings.seed_distance
         low, high = inset, max(settings.size - inset, inset)
-        first = (chance.uniform(low, high), chance.uniform(low, high))
+        x, y = chance.uniform(low, high), chance.uniform(low, high)
         direction = chance.heading()
-        second = (
-            first[0] + settings.seed_distance * math.cos(direction),
-            first[1] + settings.seed_distance * math.sin(direction),
-        )
+        across_x = settings.seed_distance * math.cos(direction)
+        across_y = settings.seed_distance * math.sin(direction)
+        heading = chance.heading()
+        if settings.form == "classification":
+            # A disc stands at one of the two. Neither its place nor its contour's first heading
+            # may say which, as contours seldom turn back.
+            x, y, other = x - across_x / 2, y - across_y / 2, heading
+        else:
+            other = chance.heading()
         self.chains = (
-            Chain(first, chance.heading(), self.length, settings),
-            Chain(second, chance.heading(), self.length, settings),
+            Chain((x, y), heading, self.length, settings),
+            Chain((x + across_x, y + across_y), other, self.length, settings),
         )
         self._clear_fields()
 
@@ -252,22 +270,21 @@ class _Pair:
         )
 
     def _matched_marks(self) -> _Marks | None:
-        # A disc's distance to the other must not tell whether they are on one contour: both
-        # answers have to be possible at the same distance before a coin chooses one.
-        lasts = [chain.points[-1] for chain in self.chains]
+        # The distance of the discs must not tell whether they are on one contour: a last end has to
+        # be as far from both first ends before a coin chooses one of these.
         firsts = [chain.points[0] for chain in self.chains]
+        lasts = [chain.points[-1] for chain in self.chains]
         matched = []
-        for on_one, across in itertools.product((0, 1), repeat=2):
-            near = math.dist(firsts[on_one], lasts[on_one])
-            far = math.dist(firsts[across], lasts[1 - across])
+        for shared, last in enumerate(lasts):
+            near, far = (math.dist(first, last) for first in (firsts[shared], firsts[1 - shared]))
             if abs(near - far) < _EQUAL_DISTANCE * (near + far) / 2:
-                matched.append((on_one, across))
+                matched.append(shared)
         if not matched:
             return None
-        on_one, across = matched[int(self.chance.uniform(0, len(matched)))]
-        if self.chance.bit():
-            return _Marks(on_one, 1, [firsts[on_one], lasts[on_one]])
-        return _Marks(across, 0, [firsts[across], lasts[1 - across]])
+        shared = matched[int(self.chance.uniform(0, len(matched)))]
+        label = self.chance.bit()
+        contour = shared if label else 1 - shared
+        return _Marks(contour, label, [firsts[contour], lasts[shared]])
 
 
 def _place_distractor(

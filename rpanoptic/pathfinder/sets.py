@@ -14,6 +14,7 @@ from rpanoptic.pathfinder.settings import PathfinderSettings
 SPLITS = ("train", "val", "test")
 # Pictures of a split where no other number is asked for.
 NUMBERS = {"train": 200_000, "val": 10_000, "test": 10_000}
+MAX_NUMBER = 10**9
 
 
 class Example(NamedTuple):
@@ -39,7 +40,7 @@ class PathfinderSet:
     Attributes:
         settings: of the generator.
         split: "train", "val" or "test".
-        number: of pictures, at least 1. Picture ``i`` does not depend on it.
+        number: of pictures, 1 to 10^9. Picture ``i`` does not depend on it.
         seed: of all splits of the set, at least 0. See :attr:`split_seed`.
 
     Raises:
@@ -60,6 +61,10 @@ class PathfinderSet:
                     f"A Pathfinder set needs a {name} of at least {least}, "
                     f"got {getattr(self, name)}."
                 )
+        if self.number > MAX_NUMBER:
+            raise DatasetError(
+                f"A Pathfinder set has at most {MAX_NUMBER} pictures, got {self.number}."
+            )
 
     @property
     def split_seed(self) -> int:

@@ -12,6 +12,9 @@ from rpanoptic.errors import ConfigError, listed
 FORMS = ("segmentation", "classification")
 MAX_SIZE = 4096
 MAX_ANTIALIAS = 16
+MAX_CONTINUITY = 100
+# Pixels on a side of the enlarged picture that is averaged: 256 MB.
+_MAX_DRAWN = 16_384
 
 _SEQUENCES = {"lengths": int, "contrasts": float}
 
@@ -41,7 +44,7 @@ class PathfinderSettings:
         margin: px from a paddle's end to the pivot of the next, and least distance between the ink
             of two contours, of two parts of one contour that are not neighbours, and of a disc
             and another contour.
-        continuity: at least 1; two neighbouring edges differ by an angle d, radians, with
+        continuity: from 1 to 100; two neighbouring edges differ by an angle d, radians, with
             probability proportional to ``cos^2(min(continuity * |d|, pi / 2))``.
         contrasts: brightnesses in (0, 1]; each paddle has one of them, all equally likely.
         distractors: number of other, short contours, in every picture.
@@ -49,7 +52,8 @@ class PathfinderSettings:
             down, and at least 1.
         marker_radius: of the disc, px. Its centre is the outer end of a contour's first paddle.
         seed_distance: px between the first ends of the two contours. The first contour begins at
-            least twice as far from the border.
+            least twice as far from the border; in the classification form, the middle between
+            the two.
         antialias: pictures are drawn so many times as large, and reduced by averaging.
 
     Raises:
@@ -140,18 +144,23 @@ class PathfinderSettings:
             _at_least(name, getattr(self, name), 0)
         for name in ("paddle_length", "thickness", "margin", "marker_radius", "seed_distance"):
             value = getattr(self, name)
-            if not 0 < value < math.inf:
-                raise PathfinderError(f"{name}: expected a finite number above 0, got {value:g}")
-        if not 1 <= self.continuity < math.inf:
-            raise _out_of_range("continuity", self.continuity, "at least 1, and finite", 1)
+            if not 0 < value <= MAX_SIZE:
+                raise PathfinderError(
+                    f"{name}: expected a number above 0 and up to {MAX_SIZE}, got {value:g}"
+                )
+        if not 1 <= self.continuity <= MAX_CONTINUITY:
+            nearest = MAX_CONTINUITY if self.continuity > 1 else 1
+            raise _out_of_range(
+                "continuity", self.continuity, f"from 1 to {MAX_CONTINUITY}", nearest
+            )
         for contrast in self.contrasts:
             if not 0 < contrast <= 1:
                 raise PathfinderError(f"contrasts: expected above 0 and up to 1, got {contrast:g}")
         _at_least("antialias", self.antialias, 1)
-        if self.antialias > MAX_ANTIALIAS:
-            raise _out_of_range(
-                "antialias", self.antialias, f"at most {MAX_ANTIALIAS}", MAX_ANTIALIAS
-            )
+        most = min(MAX_ANTIALIAS, _MAX_DRAWN // max(self.size, 1))
+        if self.antialias > most:
+            expected = f"at most {most} for pictures of {self.size} px"
+            raise _out_of_range("antialias", self.antialias, expected, most)
 
     def _check_room(self) -> None:
         thickness = self.thickness
@@ -182,6 +191,11 @@ class PathfinderSettings:
                 least,
             )
         smallest = math.ceil(2 * (self.border + 2 * self.seed_distance) + thickness)
+        if smallest > MAX_SIZE:
+            raise PathfinderError(
+                f"seed_distance and border: {self.seed_distance:g} and {self.border} px need a "
+                f"picture of {smallest} px; the largest has {MAX_SIZE}"
+            )
         if self.size < smallest:
             raise _out_of_range(
                 "size",

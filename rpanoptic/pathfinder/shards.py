@@ -95,7 +95,8 @@ class Shard:
             )
         except OSError as error:
             raise DatasetError(f"{path}: cannot be read ({error.strerror or error}).") from None
-        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        # A damaged archive may also look encrypted (RuntimeError), or as no other Python writes it.
+        except (zipfile.BadZipFile, KeyError, ValueError, RuntimeError) as error:
             raise DatasetError(f"{path}: is no sound shard ({error}).") from None
 
     def read(self, index: int) -> Example:

@@ -58,12 +58,25 @@ class Description:
         generator_version: the one that drew it.
         shard_size: samples of a shard; the last one may have fewer.
         shards: empty until the set is complete.
+
+    Raises:
+        ValueError: ``shard_size`` is below 1, or ``shards`` are not those of the content.
     """
 
     content: PathfinderSet
     generator_version: int = GENERATOR_VERSION
     shard_size: int = DEFAULT_SHARD_SIZE
     shards: tuple[ShardFile, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.shard_size < 1:
+            raise ValueError(f"shard_size must be at least 1, got {self.shard_size}")
+        names = [shard.file for shard in self.shards]
+        if names and names != [shard_name(number) for number in range(len(self.indices()))]:
+            raise ValueError(
+                f"{self.content.number} pictures, {self.shard_size} a shard, are not what "
+                f"{len(names)} shards hold"
+            )
 
     @property
     def complete(self) -> bool:
@@ -175,8 +188,6 @@ def write_set(
         ConfigError: the settings are impossible.
         ValueError: ``shard_size`` or ``workers`` is below 1.
     """
-    if shard_size < 1:
-        raise ValueError(f"shard_size must be at least 1, got {shard_size}")
     folder = folder.absolute()
     wanted = Description(content, shard_size=shard_size)
     try:

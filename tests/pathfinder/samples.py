@@ -24,7 +24,7 @@ SETS: dict[str, tuple[PathfinderSettings, int]] = {
     "32": (replace(small_32_settings(), contrasts=(0.4, 0.7, 1.0)), 900),
     "32 classification": (
         replace(small_32_settings(form="classification"), contrasts=(0.4, 0.7, 1.0)),
-        600,
+        300,
     ),
 }
 SEED = 3

@@ -95,6 +95,29 @@ def test_whether_discs_are_on_one_contour_does_not_show_in_their_places() -> Non
     assert accuracy < bound
 
 
+def _directions_of_discs(sample: PathfinderSample) -> list[float]:
+    """How far the contours at the discs head for the other disc, and along each other."""
+    ends = [
+        (here, (there - here) / np.linalg.norm(there - here))
+        for contour in sample.contours
+        for here, there in (contour[0], contour[-1, ::-1])
+    ]
+    first, last = sample.markers
+    apart = (last - first) / np.linalg.norm(last - first)
+    at_first, at_last = (
+        min(ends, key=lambda end: float(np.linalg.norm(end[0] - disc)))[1]
+        for disc in sample.markers
+    )
+    return [at_first @ apart, -at_last @ apart, at_first @ at_last]
+
+
+def test_whether_discs_are_on_one_contour_does_not_show_in_where_it_sets_out() -> None:
+    found = samples("32 classification")
+    features = np.array([_directions_of_discs(sample) for sample in found])
+    accuracy, bound = _accuracy(features, np.array([sample.label for sample in found]))
+    assert accuracy < bound
+
+
 @pytest.mark.parametrize("name", ["14 classification", "32 classification"])
 def test_the_distance_of_two_discs_has_one_distribution(name: str) -> None:
     apart: tuple[list[float], list[float]] = ([], [])

@@ -63,6 +63,7 @@ def test_an_unknown_setting_is_named() -> None:
         ("distractors", -2, 0),
         ("distractor_length", -2, 0),
         ("continuity", 0.5, 1),
+        ("continuity", 1e308, 100),
         ("antialias", 0, 1),
         ("antialias", 17, 16),
         ("paddle_length", 1.0, 2.0),
@@ -88,6 +89,14 @@ def test_thin_paddles_need_antialiasing() -> None:
     assert PathfinderSettings(thickness=0.3, antialias=4)
 
 
+def test_pictures_that_would_fill_the_memory_are_refused() -> None:
+    with pytest.raises(PathfinderError, match=r"^antialias: .* 4096 px; got 16; .* is 4$"):
+        PathfinderSettings(size=4096, antialias=16)
+    assert PathfinderSettings(size=4096, antialias=4)
+    with pytest.raises(PathfinderError, match=r"^seed_distance and border: 2000 and 22 px need"):
+        PathfinderSettings(seed_distance=2000.0)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -103,6 +112,8 @@ def test_thin_paddles_need_antialiasing() -> None:
         ("margin", 0.0),
         ("margin", float("nan")),
         ("thickness", float("inf")),
+        ("paddle_length", 1e308),
+        ("seed_distance", 1e308),
         ("paddle_length", "5"),
         ("contrasts", ()),
         ("contrasts", (0.5, 1.5)),

@@ -7,6 +7,7 @@ import signal
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -196,6 +197,33 @@ def test_a_folder_of_something_else_is_never_touched(tmp_path: Path, overwrite: 
     with pytest.raises(DatasetError, match=r"holds no Pathfinder set: metadata\.json is"):
         store(tmp_path, overwrite=overwrite)
     assert files(tmp_path) == {"thesis.tex": b"years of work"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"shard_size": 0}, {"shard_size": 2}, {"number": 10**12}, {"number": 13}, {"shards": [{}]}],
+)
+def test_a_description_that_contradicts_itself_is_named(
+    folder: Path, reference: dict[str, bytes], change: dict[str, Any]
+) -> None:
+    (folder / METADATA).write_text(json.dumps(json.loads(reference[METADATA]) | change))
+    for read in (StoredSource, find_faults, store):
+        with pytest.raises(DatasetError, match=r"metadata\.json: no description of a Pathfinder"):
+            read(folder)
+    assert store(folder, overwrite=True) == WriteReport(shards=3, drawn=3)
+
+
+@pytest.mark.parametrize("place", [6, 8, 10])
+def test_an_archive_that_looks_encrypted_or_packed_otherwise_is_damaged(
+    folder: Path, place: int
+) -> None:
+    path = folder / shard_name(1)
+    data = bytearray(path.read_bytes())
+    # The last entry of the directory at the end, which is that of the labels.
+    data[data.rindex(b"PK\x01\x02") + place] ^= 0x41
+    path.write_bytes(data)
+    with pytest.raises(DatasetError, match=r"shard-00001\.zip: is no sound shard .*--folder"):
+        StoredSource(folder)[5]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": {"sizes": 1}}'])
