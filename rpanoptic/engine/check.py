@@ -24,7 +24,7 @@ from rpanoptic.engine.setup import closest
 from rpanoptic.engine.train_step import amp_dtype, check_batch
 from rpanoptic.engine.unused import check_unused_nodes
 from rpanoptic.errors import ConfigError
-from rpanoptic.evaluation import check_evaluators
+from rpanoptic.evaluation import check_evaluators, check_learnable
 from rpanoptic.modeling import RecurrentModel, check_recurrent_node
 from rpanoptic.modeling.outputs import architecture_of, outputs_of
 from rpanoptic.modeling.penalty import PenaltySource
@@ -41,8 +41,9 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
 
     Raises:
         ConfigError: see :func:`check_settings`; or ``OUTPUT_DIR`` cannot be written; a head has
-            another number of classes than a panoptic dataset; a test set judges nothing that the
-            model predicts; the training sets cannot be read together, or not as ``INPUT`` says.
+            another number of classes than a panoptic dataset; a test set judges nothing, or a
+            training set has nothing, that the model predicts; the training sets cannot be read
+            together, or not as ``INPUT`` says.
         DatasetError: a dataset is unknown, missing or damaged, or no evaluator is known for a
             test set's type.
     """
@@ -54,6 +55,8 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
         _check_class_counts(cfg, name)
     if not eval_only:
         build_mapper(cfg, cfg.DATASETS.TRAIN, is_train=True)
+        for name in cfg.DATASETS.TRAIN:
+            check_learnable(cfg, name)
     for name in cfg.DATASETS.TEST:
         build_mapper(cfg, [name], is_train=False)
         check_evaluators(cfg, name)

@@ -5,6 +5,7 @@ from rpanoptic.evaluation.build import (
     build_evaluators,
     check_evaluator_type,
     check_evaluators,
+    check_learnable,
 )
 from rpanoptic.evaluation.summary import summary_table
 
@@ -13,5 +14,6 @@ __all__ = [
     "build_evaluators",
     "check_evaluator_type",
     "check_evaluators",
+    "check_learnable",
     "summary_table",
 ]

@@ -45,6 +45,23 @@ def check_evaluators(cfg: CfgNode, dataset_name: str) -> None:
     _builders(cfg, dataset_name)
 
 
+def check_learnable(cfg: CfgNode, dataset_name: str) -> None:
+    """Check that a training set has something that the model predicts, by what would be judged.
+
+    A set whose ``evaluator_type`` is none of :data:`EVALUATORS` passes.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    known = EVALUATORS.get(MetadataCatalog.get(dataset_name).get("evaluator_type"))
+    predicted = outputs_of(cfg)
+    if known is not None and predicted.isdisjoint(known):
+        raise ConfigError(
+            f"DATASETS.TRAIN: {dataset_name} has {', '.join(known)}, but a "
+            f"{cfg.MODEL.META_ARCHITECTURE} predicts {', '.join(sorted(predicted))}."
+        )
+
+
 def _builders(cfg: CfgNode, dataset_name: str) -> list[Builder]:
     known = EVALUATORS[check_evaluator_type(dataset_name)]
     predicted = outputs_of(cfg)

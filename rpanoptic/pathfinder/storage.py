@@ -27,7 +27,7 @@ from iopath.common.file_io import file_lock
 from rpanoptic.data.parallel import map_in_processes
 from rpanoptic.data.paths import write_atomically
 from rpanoptic.errors import DatasetError, UserError
-from rpanoptic.pathfinder.generator import GENERATOR_VERSION
+from rpanoptic.pathfinder.generator import GENERATOR_VERSION, generate
 from rpanoptic.pathfinder.sets import PathfinderSet
 from rpanoptic.pathfinder.shards import encode_shard
 
@@ -192,12 +192,18 @@ def write_set(
     wanted = Description(content, shard_size=shard_size)
     try:
         _check_room(folder, wanted, overwrite)
+        if _same(folder, wanted) is None:
+            # Impossible settings end here: nothing is written, and what is there stays.
+            for index in range(min(len(content.settings.lengths), content.number)):
+                generate(content.settings, content.split_seed, index)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(str(folder)):
             _check_room(folder, wanted, overwrite)  # Another process may have been here meanwhile.
             folder.mkdir(exist_ok=True)
-            report = _write(folder, wanted, workers, progress)
-            folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
+            try:
+                report = _write(folder, wanted, workers, progress)
+            finally:
+                folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
     except OSError as error:
         raise DatasetError(f"{folder}: the set cannot be written there ({error}).") from error
     return report

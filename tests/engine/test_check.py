@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -166,6 +167,28 @@ def test_a_test_set_that_judges_nothing_of_the_model(tmp_path: Path, tiny_data: 
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "form", "other"),
+    [
+        ("ContourSegmentor", "", "_classification"),
+        ("ContourClassifier", "_classification", ""),
+    ],
+)
+def test_a_training_set_without_what_the_model_learns(
+    tmp_path: Path, tiny_data: Path, architecture: str, form: str, other: str
+) -> None:
+    changes: dict[str, Any] = {
+        "MODEL__META_ARCHITECTURE": architecture,
+        "DATASETS__TEST": (f"pathfinder_9{form}_val_on_the_fly",),
+        "INPUT__RANDOM_FLIP": "both",
+        "INPUT__MIN_SIZE_TRAIN": (0,),
+    }
+    right, wrong = (f"pathfinder_9{of}_train_on_the_fly" for of in (form, other))
+    check_run(tiny_cfg(tmp_path, **changes, DATASETS__TRAIN=(right,)))
+    with pytest.raises(ConfigError, match=rf"^DATASETS.TRAIN: {wrong} has .*{architecture} pred"):
+        check_run(tiny_cfg(tmp_path, **changes, DATASETS__TRAIN=(right, wrong)))
 
 
 def test_a_penalty_that_would_be_lost_is_refused(tmp_path: Path, tiny_data: Path) -> None:

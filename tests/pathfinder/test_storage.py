@@ -13,7 +13,7 @@ import pytest
 
 from rpanoptic.errors import DatasetError
 from rpanoptic.pathfinder.sets import PathfinderSet
-from rpanoptic.pathfinder.settings import small_32_settings
+from rpanoptic.pathfinder.settings import PathfinderError, small_32_settings
 from rpanoptic.pathfinder.sources import GeneratedSource, StoredSource
 from rpanoptic.pathfinder.storage import (
     METADATA,
@@ -236,6 +236,17 @@ def test_a_damaged_description_is_named_and_can_be_replaced(
     # Nothing says that the shards are of the wanted set.
     assert store(folder, overwrite=True) == WriteReport(shards=3, drawn=3)
     assert files(folder) == reference
+
+
+def test_impossible_settings_leave_what_is_there(
+    folder: Path, reference: dict[str, bytes], tmp_path: Path
+) -> None:
+    impossible = small_set(lengths=(60,))
+    for place in (folder, tmp_path / "new"):
+        with pytest.raises(PathfinderError, match=r"^lengths: no room"):
+            store(place, impossible, overwrite=True)
+    assert files(folder) == reference
+    assert [entry.name for entry in tmp_path.iterdir()] == ["set"]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
