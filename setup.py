@@ -51,6 +51,10 @@ DETECTRON2 = detectron2_requirements()
 BENCHMARK = ["torchdeq==0.1.0"]
 # For tools/submit.py alone.
 SLURM = ["submitit>=1.5"]
+# For the digits and the neural fits of rpanoptic.pathfinder.imagenet.
+IMAGENET = ["scikit-learn>=1.5", "xarray>=2024.1", "h5netcdf>=1.3", "h5py>=3.9"]
+# For tools/search_convrnn.py alone.
+SEARCH = ["optuna>=4.0", "scikit-learn>=1.5"]
 # scikit-learn is what the tests compare figures with.
 DEV = [
     "pytest>=8",
@@ -85,6 +89,8 @@ setup(
         "Pillow>=9.4",
         "tabulate>=0.9",
         "tqdm>=4.60",
+        # Figures of classifiers, exact over several processes.
+        "torchmetrics>=1.4",
     ],
     extras_require={
         "opencv": OPENCV,
@@ -92,8 +98,10 @@ setup(
         "detectron2": DETECTRON2,
         "benchmark": BENCHMARK,
         "slurm": SLURM,
+        "imagenet": IMAGENET,
+        "search": SEARCH,
         "dev": DEV,
-        "all": OPENCV + PANOPTIC + DETECTRON2 + SLURM + DEV,
+        "all": OPENCV + PANOPTIC + DETECTRON2 + SLURM + IMAGENET + SEARCH + DEV,
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

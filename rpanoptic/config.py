@@ -153,6 +153,37 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # or "checkpointed_bptt".
     cfg.MODEL.PATHFINDER.STEP_LOSS = False
 
+    # Classifiers of pictures: MODEL.META_ARCHITECTURE ImageClassifier on any backbone.
+    cfg.MODEL.CLASSIFIER = CN()
+    cfg.MODEL.CLASSIFIER.NUM_CLASSES = 1000
+    # The backbone's output that is read out, by name; "" takes the last, of the largest stride.
+    cfg.MODEL.CLASSIFIER.IN_FEATURE = ""
+    # 2 x 2 max-pooling before the readout: the published ConvRNNs pool after their last layer too.
+    cfg.MODEL.CLASSIFIER.POOL = False
+    # What reads out: "linear" (global average, then a linear layer) or "convolution" (a 2 x 2
+    # convolution without padding, then the global average).
+    cfg.MODEL.CLASSIFIER.PREDICTOR = "linear"
+    # Probability with which a feature is dropped before the predictor, in training.
+    cfg.MODEL.CLASSIFIER.DROPOUT = 0.0
+    # Steps of a ConvRNN's loop after which it is read out, from 1; [] takes each one from the
+    # image's arrival at IN_FEATURE on. Of other backbones, and with a GRADIENT that sees the last
+    # state alone, there is one readout.
+    cfg.MODEL.CLASSIFIER.READOUT_STEPS = []
+    # The answer from the logits of the readouts: "last", "mean", "sum", "max_confidence" (those of
+    # the readout that is surest) or "threshold" (of the first that is as sure as THRESHOLD, or the
+    # surest).
+    cfg.MODEL.CLASSIFIER.DECODER = "last"
+    # Probability, above 0 and at most 1.
+    cfg.MODEL.CLASSIFIER.THRESHOLD = 0.9
+    # Train on the mean loss of all readouts, and not on that of the decoded logits.
+    cfg.MODEL.CLASSIFIER.STEP_LOSS = False
+    # Part of a label's weight that is spread over all classes.
+    cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING = 0.0
+    # Parameter of the beta distribution by which pairs of pictures are mixed in training; 0: none.
+    cfg.MODEL.CLASSIFIER.MIXUP = 0.0
+    # The network of build_torchvision_resnet_backbone: "resnet18", "resnet34", ...
+    cfg.MODEL.CLASSIFIER.TORCHVISION = "resnet18"
+
     cfg.RPANOPTIC = CN()
     # Optimizer of the trainer: "sgd" (Detectron2's own, with momentum), "adam" or "adamw". Rate,
     # decay and clipping are those of SOLVER.
@@ -177,11 +208,33 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # Two runs of the same config are equal, bit by bit: a fixed seed, deterministic algorithms. On
     # a GPU, where PyTorch lacks some of these, it warns.
     cfg.RPANOPTIC.DETERMINISTIC = False
+    # Decay, a step, of an exponential moving average of the weights: above 0 and below 1. It is
+    # what evaluations judge and model_best.pth and model_final.pth hold. 0: none.
+    cfg.RPANOPTIC.EMA_DECAY = 0.0
     # Iterations between two lines of the logs.
     cfg.RPANOPTIC.LOG_PERIOD = 20
     # Pictures of the first test set (input, ground truth, prediction) that the trainer draws into
     # OUTPUT_DIR/predictions.png after the last evaluation; 0 draws none.
     cfg.RPANOPTIC.PICTURES = 6
+
+    # Pictures with one label. Their channels are in the order of INPUT.FORMAT, their flips those of
+    # INPUT.RANDOM_FLIP ("none" or "horizontal").
+    cfg.RPANOPTIC.CLASSIFICATION = CN()
+    # Side of the squares that the model sees, px.
+    cfg.RPANOPTIC.CLASSIFICATION.SIZE = 224
+    # Shorter side, px, to which a picture is resized in evaluations before its middle is cut out;
+    # 0 takes SIZE.
+    cfg.RPANOPTIC.CLASSIFICATION.RESIZE = 256
+    # Part of a picture's area, and ratio of width to height, of the random crops in training.
+    # SCALE [1.0, 1.0] crops nothing: pictures are resized, and cut, as in evaluations.
+    cfg.RPANOPTIC.CLASSIFICATION.SCALE = [0.08, 1.0]
+    cfg.RPANOPTIC.CLASSIFICATION.RATIO = [0.75, 1.3333333333333333]
+    # Further augmentation in training, by torchvision.transforms.v2: "", "rand_augment",
+    # "trivial_augment" or "auto_augment".
+    cfg.RPANOPTIC.CLASSIFICATION.AUGMENTATION = ""
+    # What is done with a picture that cannot be read: "raise" an error that names it, or "skip" it;
+    # skipped ones are named and counted.
+    cfg.RPANOPTIC.CLASSIFICATION.UNREADABLE = "raise"
 
 
 def _recurrent_block_defaults() -> CfgNode:

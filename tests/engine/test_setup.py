@@ -156,7 +156,9 @@ def test_a_base_of_detectron2s_zoo_is_read_from_the_installed_package(tmp_path: 
     expected = get_cfg()
     expected.merge_from_file(model_zoo.get_config_file(DETECTRON2S))
     expected.SOLVER.BASE_LR, expected.MODEL.DEVICE = 0.5, cfg.MODEL.DEVICE
-    del cfg.MODEL["RECURRENT"], cfg.MODEL["PATHFINDER"], cfg["RPANOPTIC"]
+    for node in ("RECURRENT", "PATHFINDER", "CLASSIFIER"):
+        del cfg.MODEL[node]
+    del cfg["RPANOPTIC"]
     assert cfg == expected
     assert type(cfg) is CfgNode is type(cfg.MODEL)
 
