@@ -5,7 +5,7 @@ Importing this registers the models and the datasets; nothing is drawn.
 
 from __future__ import annotations
 
-from rpanoptic.pathfinder import models
+from rpanoptic.pathfinder import imagenet, models
 from rpanoptic.pathfinder.builtin import (
     register_builtin_sets,
     register_pathfinder,
@@ -25,6 +25,7 @@ __all__ = [
     "PathfinderSample",
     "PathfinderSettings",
     "generate",
+    "imagenet",
     "models",
     "register_pathfinder",
     "register_pathfinder_on_the_fly",

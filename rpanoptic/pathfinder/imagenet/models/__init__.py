@@ -1,0 +1,3 @@
+"""Classifiers; importing this registers them."""
+
+from __future__ import annotations
