@@ -28,6 +28,7 @@ from rpanoptic.evaluation import check_evaluators, check_learnable
 from rpanoptic.modeling import RecurrentModel, check_recurrent_node
 from rpanoptic.modeling.outputs import architecture_of, outputs_of
 from rpanoptic.modeling.penalty import PenaltySource
+from rpanoptic.pathfinder.imagenet.models import ImageClassifier, check_classifier_node
 from rpanoptic.pathfinder.models import check_pathfinder_node
 from rpanoptic.recurrent import recurrent_blocks
 
@@ -41,7 +42,7 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
 
     Raises:
         ConfigError: see :func:`check_settings`; or ``OUTPUT_DIR`` cannot be written; a head has
-            another number of classes than a panoptic dataset; a test set judges nothing, or a
+            another number of classes than a dataset; a test set judges nothing, or a
             training set has nothing, that the model predicts; the training sets cannot be read
             together, or not as ``INPUT`` says.
         DatasetError: a dataset is unknown, missing or damaged, or no evaluator is known for a
@@ -72,8 +73,8 @@ def check_settings(cfg: CfgNode, *, eval_only: bool = False, processes: int = 1)
 
     Raises:
         ConfigError: a recurrent block has an unknown part or an impossible number of steps, or
-            settings though the model has no such block; a model of Pathfinder has an impossible
-            setting; ``TEST.AUG.ENABLED`` is set;
+            settings though the model has no such block; a model of Pathfinder or a classifier has
+            an impossible setting; ``TEST.AUG.ENABLED`` is set;
             no dataset is named; the architecture, the backbone or a head is not registered;
             mixed precision in float16 is asked for without a GPU; the batch has no equal parts;
             a period or a limit of time is out of range.
@@ -82,6 +83,7 @@ def check_settings(cfg: CfgNode, *, eval_only: bool = False, processes: int = 1)
     for place, node in cfg.MODEL.RECURRENT.items():
         check_recurrent_node(node, key=f"MODEL.RECURRENT.{place}")
     check_pathfinder_node(cfg.MODEL.PATHFINDER)
+    check_classifier_node(cfg.MODEL.CLASSIFIER)
     check_unused_nodes(cfg)
     if cfg.TEST.AUG.ENABLED:
         raise ConfigError(
@@ -161,8 +163,15 @@ def _check_registered(key: str, name: str, registry: Registry) -> None:
 
 
 def _check_class_counts(cfg: CfgNode, name: str) -> None:
-    """The heads must have as many classes as a panoptic dataset."""
+    """The heads must have as many classes as a panoptic dataset, or one of labelled pictures."""
     metadata = MetadataCatalog.get(name)
+    if metadata.get("evaluator_type") == "image_classification":
+        wanted, given = len(metadata.get("classes", ())), cfg.MODEL.CLASSIFIER.NUM_CLASSES
+        if issubclass(architecture_of(cfg), ImageClassifier) and wanted not in (0, given):
+            raise ConfigError(
+                f"MODEL.CLASSIFIER.NUM_CLASSES is {given}, but dataset {name} has {wanted} classes."
+            )
+        return
     if metadata.get("evaluator_type") != "coco_panoptic_seg":
         return
     predicted = outputs_of(cfg)

@@ -1,9 +1,9 @@
-"""Settings of recurrent blocks, and of Pathfinder, that the model of a config does not have."""
+"""Settings of recurrent blocks, Pathfinder and classifiers that a config's model does not have."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode, get_cfg
@@ -76,6 +76,28 @@ PATHFINDER_READERS = {
     "STEP_LOSS": (_RECURRENT, _FEEDFORWARD, _UNET, _CLASSIFIER),
 }
 
+_IMAGE_CLASSIFIER = "ImageClassifier"
+#: The parts that read a key of MODEL.CLASSIFIER.
+CLASSIFIER_READERS = {
+    "TORCHVISION": ("build_torchvision_resnet_backbone",),
+    **dict.fromkeys(
+        (
+            "NUM_CLASSES",
+            "IN_FEATURE",
+            "POOL",
+            "PREDICTOR",
+            "DROPOUT",
+            "READOUT_STEPS",
+            "DECODER",
+            "THRESHOLD",
+            "STEP_LOSS",
+            "LABEL_SMOOTHING",
+            "MIXUP",
+        ),
+        (_IMAGE_CLASSIFIER,),
+    ),
+}
+
 
 def check_unused_nodes(cfg: CfgNode) -> None:
     """Check that no recurrent block is configured that the model does not have.
@@ -83,18 +105,19 @@ def check_unused_nodes(cfg: CfgNode) -> None:
     Parts and architectures from elsewhere than Detectron2 and this package may read any node, so
     that nothing is said where one is chosen; nor of nodes that others have added.
 
-    The same holds for the keys of ``MODEL.PATHFINDER``.
+    The same holds for the keys of ``MODEL.PATHFINDER`` and ``MODEL.CLASSIFIER``.
 
     A model without any recurrent part is warned of only: the feed-forward one of a comparison may
-    share its settings with the others. So is a model of Pathfinder, of keys that another one reads.
+    share its settings with the others. So is a model of Pathfinder, or a classifier of pictures, of
+    keys that another one reads.
 
     Args:
         cfg: a config whose parts are registered.
 
     Raises:
-        ConfigError: a key under ``MODEL.RECURRENT`` or ``MODEL.PATHFINDER`` differs from its
-            default, and the model has no part that reads it; the message names the parts that
-            would.
+        ConfigError: a key under ``MODEL.RECURRENT``, ``MODEL.PATHFINDER`` or ``MODEL.CLASSIFIER``
+            differs from its default, and the model has no part that reads it; the message names the
+            parts that would.
     """
     feed_forward = not any(_may_read(cfg, reader) for reader in _PLACES.values())
     default = get_cfg()
@@ -117,28 +140,37 @@ def check_unused_nodes(cfg: CfgNode) -> None:
             if not feed_forward:
                 raise ConfigError(message)
             logger.warning(message)
-    _check_pathfinder(cfg, default.MODEL.PATHFINDER, only_warn=feed_forward)
+    for name, readers in (("PATHFINDER", PATHFINDER_READERS), ("CLASSIFIER", CLASSIFIER_READERS)):
+        _check_readers(cfg, name, default.MODEL[name], readers, only_warn=feed_forward)
 
 
-def _check_pathfinder(cfg: CfgNode, default: CfgNode, *, only_warn: bool) -> None:
+def _check_readers(
+    cfg: CfgNode,
+    name: str,
+    default: CfgNode,
+    readers: Mapping[str, tuple[str, ...]],
+    *,
+    only_warn: bool,
+) -> None:
+    """Check a node below MODEL, of whose keys it is known which parts read them."""
     chosen = {
         cfg.MODEL.META_ARCHITECTURE: META_ARCH_REGISTRY,
         cfg.MODEL.BACKBONE.NAME: BACKBONE_REGISTRY,
     }
     if "sem_seg" in outputs_of(cfg):
         chosen[cfg.MODEL.SEM_SEG_HEAD.NAME] = SEM_SEG_HEADS_REGISTRY
-    if any(_is_foreign(registry, name) for name, registry in chosen.items()):
+    if any(_is_foreign(registry, part) for part, registry in chosen.items()):
         return
-    readers = {part for parts in PATHFINDER_READERS.values() for part in parts}
-    for key in _differing(cfg.MODEL.PATHFINDER, default):
-        parts = PATHFINDER_READERS.get(key)
+    any_reader = {part for parts in readers.values() for part in parts}
+    for key in _differing(cfg.MODEL[name], default):
+        parts = readers.get(key)
         if parts is None or chosen.keys() & {*parts}:
             continue
         message = (
-            f"MODEL.PATHFINDER.{key} is set, but the model does not read it: leave it at its "
+            f"MODEL.{name}.{key} is set, but the model does not read it: leave it at its "
             f"default, or take {' or '.join(parts)}."
         )
-        if not (only_warn or chosen.keys() & readers):
+        if not (only_warn or chosen.keys() & any_reader):
             raise ConfigError(message)
         logger.warning(message)
 
