@@ -17,6 +17,7 @@ from detectron2.evaluation import (
 )
 
 from rpanoptic.errors import ConfigError, DatasetError
+from rpanoptic.evaluation.classification import ClassificationEvaluator
 from rpanoptic.evaluation.contours import ContourClassificationEvaluator, ContourEvaluator
 from rpanoptic.modeling.outputs import outputs_of
 
@@ -31,7 +32,8 @@ def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
         dataset_name: a registered dataset.
 
     Raises:
-        DatasetError: the dataset has no ``evaluator_type``, or one that is unknown.
+        DatasetError: the dataset has no ``evaluator_type``, or one that is unknown; or it has
+            labels, and names no classes.
         ConfigError: panopticapi is needed and missing; or the model predicts nothing that the
             dataset has ground truth for.
     """
@@ -134,6 +136,13 @@ def _contour_classes(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEva
     return ContourClassificationEvaluator()
 
 
+def _classes(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
+    names = MetadataCatalog.get(dataset_name).get("classes")
+    if not names:
+        raise DatasetError(f"dataset {dataset_name}: its metadata names no classes.")
+    return ClassificationEvaluator(len(names), dataset=dataset_name, folder=Path(folder))
+
+
 Builder = Callable[[CfgNode, str, str], DatasetEvaluator]
 
 # evaluator_type of a dataset -> what judges which output of a model, in this order.
@@ -147,4 +156,5 @@ EVALUATORS: dict[str, dict[str, Builder]] = {
     },
     "pathfinder_segmentation": {"sem_seg": _contours},
     "pathfinder_classification": {"classification": _contour_classes},
+    "image_classification": {"classification": _classes},
 }

@@ -7,71 +7,18 @@ beside them.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from itertools import chain, groupby
-from typing import Any
+from itertools import groupby
 
 import numpy as np
 import torch
-from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
 from torch import Tensor
 
-from rpanoptic.errors import ConfigError, DatasetError
-
-Samples = Sequence[Mapping[str, Any]]
-
-
-class _SampleEvaluator(DatasetEvaluator):
-    """Keeps a row of numbers for each sample until all processes put theirs together."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all samples; copies that were made before keep theirs."""
-        self._ids: list[Any] = []
-        self._rows: list[Tensor] = []
-
-    def process(self, inputs: Samples, outputs: Samples) -> None:
-        """Judge a batch; the class says what is read.
-
-        Raises:
-            ConfigError: a prediction has another shape than its ground truth asks for.
-        """
-        self._rows.append(self._judged(inputs, outputs))
-        self._ids += [sample["image_id"] for sample in inputs]
-
-    def evaluate(self) -> dict[str, dict[str, float]]:
-        """The figures in per cent, in the main process; ``{}`` in others.
-
-        Raises:
-            DatasetError: two samples have one ``image_id`` and not the same result.
-        """
-        rows = [tuple(row) for part in self._rows for row in part.tolist()]
-        comm.synchronize()
-        gathered = comm.gather(list(zip(self._ids, rows, strict=True)))
-        if not comm.is_main_process():
-            return {}
-        # Detectron2 gives each process a run of the set, the first to the first. A sampler that
-        # fills up its processes' shares gives some a second time.
-        found: dict[Any, tuple[int, ...]] = {}
-        for image_id, row in chain.from_iterable(gathered):
-            if found.setdefault(image_id, row) != row:
-                raise DatasetError(f"two samples of different results have image_id {image_id!r}")
-        return self._figures(list(found.values()))
-
-    @abstractmethod
-    def _judged(self, inputs: Samples, outputs: Samples) -> Tensor:
-        """``(N, K)`` integers, a row for each sample."""
-
-    @abstractmethod
-    def _figures(self, rows: list[tuple[int, ...]]) -> dict[str, dict[str, float]]:
-        """Results from the rows of all samples, in the order of the set."""
+from rpanoptic.errors import ConfigError
+from rpanoptic.evaluation.samples import SampleEvaluator, Samples, sample_name
 
 
-class ContourEvaluator(_SampleEvaluator):
+class ContourEvaluator(SampleEvaluator):
     """Foreground F1, IoU, precision, recall and balanced accuracy of traced contours.
 
     It reads ``outputs[i]["sem_seg"]``, ``(2, H, W)`` scores of background and foreground (a tie is
@@ -107,8 +54,8 @@ class ContourEvaluator(_SampleEvaluator):
             truth, scores = sample["sem_seg"], output["sem_seg"]
             if scores.shape != (2, *truth.shape):
                 raise ConfigError(
-                    f"{_name(sample)}: sem_seg is {tuple(scores.shape)} in the prediction; the "
-                    f"ground truth is {tuple(truth.shape)}, which asks for "
+                    f"{sample_name(sample)}: sem_seg is {tuple(scores.shape)} in the prediction; "
+                    f"the ground truth is {tuple(truth.shape)}, which asks for "
                     f"{(2, *truth.shape)}: background and foreground."
                 )
             pairs.append((truth, scores))
@@ -119,15 +66,15 @@ class ContourEvaluator(_SampleEvaluator):
         ]
         return torch.cat(counts)
 
-    def _figures(self, rows: list[tuple[int, ...]]) -> dict[str, dict[str, float]]:
-        counts = np.array(rows, dtype=np.int64).reshape(-1, 4)
+    def _figures(self, rows: Tensor) -> dict[str, dict[str, float]]:
+        counts = rows.numpy().astype(np.int64).reshape(-1, 4)
         starts = range(0, len(counts), self._batch_size)
         batches = [figures(counts[s : s + self._batch_size].sum(axis=0)) for s in starts]
         whole = figures(counts.sum(axis=0))
         return {"contour": whole | {f"batch_{key}": _mean(batches, key) for key in whole}}
 
 
-class ContourClassificationEvaluator(_SampleEvaluator):
+class ContourClassificationEvaluator(SampleEvaluator):
     """The share of samples whose class is right.
 
     It reads ``outputs[i]["classification"]``, ``(2,)`` scores of "two contours" and "one contour"
@@ -144,7 +91,7 @@ class ContourClassificationEvaluator(_SampleEvaluator):
             scores.append(output["classification"])
             if scores[-1].shape != (2,):
                 raise ConfigError(
-                    f"{_name(sample)}: classification is {tuple(scores[-1].shape)} in the "
+                    f"{sample_name(sample)}: classification is {tuple(scores[-1].shape)} in the "
                     "prediction; expected (2,)."
                 )
         stacked = torch.stack(scores)
@@ -153,8 +100,8 @@ class ContourClassificationEvaluator(_SampleEvaluator):
         ).bool()
         return right.long()[:, None]
 
-    def _figures(self, rows: list[tuple[int, ...]]) -> dict[str, dict[str, float]]:
-        return {"classification": {"accuracy": _percent(sum(row[0] for row in rows), len(rows))}}
+    def _figures(self, rows: Tensor) -> dict[str, dict[str, float]]:
+        return {"classification": {"accuracy": _percent(int(rows.sum()), len(rows))}}
 
 
 def figures(counts: Sequence[int]) -> dict[str, float]:
@@ -198,7 +145,3 @@ def _percent(part: int, whole: int) -> float:
 def _mean(batches: Sequence[Mapping[str, float]], key: str) -> float:
     values = [batch[key] for batch in batches if not np.isnan(batch[key])]
     return float(np.mean(values)) if values else float("nan")
-
-
-def _name(sample: Mapping[str, Any]) -> str:
-    return f"{sample.get('file_name', 'a sample')} (image_id {sample['image_id']!r})"

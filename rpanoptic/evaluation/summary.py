@@ -11,12 +11,19 @@ from tabulate import tabulate
 _PANOPTIC_ROWS = {"All": "", "Things": "_th", "Stuff": "_st"}
 _CONTOUR_ROWS = {"whole set": "", "mean of batches": "batch_"}
 _CONTOUR_COLUMNS = ("F1", "IoU", "precision", "recall", "balanced_accuracy")
+_CLASSIFICATION_COLUMNS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "calibration_error": "calibration error",
+}
 
 Results = Mapping[str, Any]
 
 
 def summary_table(results: Results) -> str:
     """Lay out panoptic quality, box and mask AP and mIoU; or contour results; in per cent.
+
+    Of pictures with one label it is a line: accuracies, calibration error, and the loss, in nats.
 
     Args:
         results: what the evaluators of one dataset return, by task ("panoptic_seg", "bbox",
@@ -63,7 +70,17 @@ def _contours(results: Results) -> str:
 
 
 def _classification(results: Results) -> str:
-    return f"accuracy {_shown(results['classification'].get('accuracy'))}"
+    found = results["classification"]
+    if "top1" not in found:
+        return f"accuracy {_shown(found.get('accuracy'))}"
+    shown = {
+        title: _shown(found[name])
+        for name, title in _CLASSIFICATION_COLUMNS.items()
+        if name in found
+    }
+    loss = found.get("loss", math.nan)
+    shown["loss"] = "-" if math.isnan(loss) else f"{loss:.3f} nats"
+    return "   ".join(f"{title} {value}" for title, value in shown.items())
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

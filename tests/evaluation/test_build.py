@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, SemSegEvaluator
 
 from rpanoptic.engine import setup_config
 from rpanoptic.errors import ConfigError, DatasetError
 from rpanoptic.evaluation import EVALUATORS, build_evaluators, check_evaluator_type
+from rpanoptic.evaluation.classification import ClassificationEvaluator
 from rpanoptic.evaluation.contours import ContourEvaluator
 
 NAME = "test_build_evaluators"
@@ -88,7 +90,22 @@ def test_nothing_to_judge(register, tmp_path: Path, kind: str, architecture: str
 
 def test_every_type_is_tested() -> None:
     pathfinder = {"pathfinder_segmentation", "pathfinder_classification"}
-    assert set(EVALUATORS) == {"coco", "sem_seg", "coco_panoptic_seg"} | pathfinder
+    detection = {"coco", "sem_seg", "coco_panoptic_seg"}
+    assert set(EVALUATORS) == {"image_classification"} | detection | pathfinder
+
+
+def test_pictures_with_one_label_need_the_names_of_their_classes(register, tmp_path: Path) -> None:
+    cfg = setup_config(None, ["MODEL.META_ARCHITECTURE", "ImageClassifier"], output_dir=tmp_path)
+    name = register("image_classification")
+    with pytest.raises(DatasetError, match=f"{NAME}: its metadata names no classes"):
+        build_evaluators(cfg, name)
+    MetadataCatalog.get(name).set(classes=["cat", "dog", "owl"])
+    (evaluator,) = build_evaluators(cfg, name)._evaluators
+    assert isinstance(evaluator, ClassificationEvaluator)
+    given, logits = {"image_id": 0, "label": 2}, torch.tensor([0.0, 1.0, 2.0])
+    evaluator.process([given], [{"classification": logits}])
+    assert evaluator.evaluate()["classification"]["top1"] == 100
+    assert (tmp_path / "inference" / f"{NAME}_classification.json").is_file()
 
 
 @pytest.mark.parametrize("kind", [None, "lvis"])

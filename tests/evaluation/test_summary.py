@@ -86,6 +86,21 @@ def test_classification_and_tasks_together() -> None:
     assert table.splitlines()[-1] == "accuracy -"
 
 
+def test_pictures_with_one_label() -> None:
+    found = {
+        "top1": 71.25,
+        "top5": 90.0,
+        "loss": 1.2345,
+        "calibration_error": 2.0,
+        "top1_step_3": 1,
+    }
+    line = "top-1 71.2   top-5 90.0   calibration error 2.0   loss 1.234 nats"
+    assert summary_table({"classification": found}) == line
+    nothing = dict.fromkeys(("top1", "loss", "calibration_error"), math.nan)
+    line = "top-1 -   calibration error -   loss -"
+    assert summary_table({"classification": nothing}) == line
+
+
 def test_a_dataset_without_results() -> None:
     first, second = summary_table({"first": {"contour": CONTOUR}, "second": {}}).split("\n\n")
     assert "98.0" in first and rows(second)["All"] == ["-", "-", "-"]
