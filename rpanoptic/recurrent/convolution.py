@@ -9,11 +9,13 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rpanoptic.recurrent.spectral import is_plain, shared_spectra, spectral_convolution
 
 __all__ = [
     "Convolution",
+    "SeparableConvolution",
     "convolutions_as_here",
     "direct_convolutions",
     "shared_spectra",
@@ -24,7 +26,7 @@ _forced: ContextVar[bool | None] = ContextVar("forced_convolutions", default=Non
 
 
 class Convolution(nn.Conv2d):
-    """A convolution of stride 1 and odd kernel size that keeps the size of its input.
+    """A convolution of stride 1 that keeps the size of its input.
 
     Where it pays, see :func:`uses_spectral`, it goes by the Fourier transform: the same up to
     rounding. A caller that applies the same weights many times opens :func:`shared_spectra`.
@@ -33,26 +35,74 @@ class Convolution(nn.Conv2d):
         in_channels, out_channels: channels of input and output.
         kernel_size: side of the kernel in pixels, odd.
         bias: whether there is one.
+        groups: groups of channels that are kept apart, as :class:`torch.nn.Conv2d` has them.
+        even: whether the kernel may be even. It has no middle pixel then; the larger half of the
+            padding stands right and below, as in TensorFlow.
 
     Raises:
-        ValueError: an even kernel, which has no middle pixel.
+        ValueError: an even kernel that is not asked for, or one of less than a pixel.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 1, *, bias: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        *,
+        bias: bool = False,
+        groups: int = 1,
+        even: bool = False,
     ) -> None:
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
+        odd = kernel_size % 2 == 1
+        if kernel_size < 1 or not (odd or even):
+            wanted = "positive" if even else "odd and positive"
+            raise ValueError(f"kernel_size must be {wanted}, got {kernel_size}")
+        padding = kernel_size // 2 if odd else 0
         super().__init__(
-            in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias
+            in_channels, out_channels, kernel_size, padding=padding, groups=groups, bias=bias
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x (N, C, H, W)``."""
+        half, odd = divmod(self.kernel_size[0], 2)
+        if not odd:
+            return super().forward(F.pad(x, (half - 1, half, half - 1, half)))
         if not uses_spectral(x, self.weight):
             return super().forward(x)
         y = spectral_convolution(x, self.weight)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+
+
+class SeparableConvolution(nn.Module):
+    """A depth-separable convolution: each channel by a kernel of its own, then a mixture of them.
+
+    ``depthwise`` is the k x k convolution within the channels, without bias, ``pointwise`` the
+    1 x 1 convolution between them. It has k^2 C_in + C_in C_out parameters, and C_out more with a
+    bias.
+
+    Args:
+        in_channels, out_channels, kernel_size, bias, even: as :class:`Convolution` takes them; the
+            bias stands after the mixture.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        bias: bool = False,
+        even: bool = False,
+    ) -> None:
+        super().__init__()
+        self.depthwise = Convolution(
+            in_channels, in_channels, kernel_size, groups=in_channels, even=even
+        )
+        self.pointwise = Convolution(in_channels, out_channels, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``x (N, C_in, H, W)`` to ``(N, C_out, H, W)``."""
+        return self.pointwise(self.depthwise(x))
 
 
 def uses_spectral(x: Tensor, weight: Tensor) -> bool:

@@ -95,6 +95,9 @@ ALL_CELLS = {
     "ugrnn": lambda seed: contractive("ugrnn", seed),
     "intersection_rnn": lambda seed: contractive("intersection_rnn", seed),
     "reciprocal_gated": lambda seed: contractive("reciprocal_gated", seed),
+    "general_reciprocal_gated": lambda seed: contractive(
+        "general_reciprocal_gated", seed, memory_channels=3, gate_kernel_size=2, tau_separable=True
+    ),
     "loc_rnn": lambda seed: contractive("loc_rnn", seed, nonlinearity="softplus"),
 }
 

@@ -5,6 +5,11 @@ from rpanoptic.recurrent.cells.conv_gru import ConvGRU
 from rpanoptic.recurrent.cells.conv_lstm import ConvLSTM
 from rpanoptic.recurrent.cells.conv_rnn import ConvRNN
 from rpanoptic.recurrent.cells.gala import GALA
+from rpanoptic.recurrent.cells.general_reciprocal_gated import (
+    MEDIAN_RECIPROCAL_GATED,
+    SHALLOW_RECIPROCAL_GATED,
+    GeneralReciprocalGated,
+)
 from rpanoptic.recurrent.cells.hgru import HGRU
 from rpanoptic.recurrent.cells.intersection import IntersectionRNN
 from rpanoptic.recurrent.cells.loc_rnn import LocRNN
@@ -19,10 +24,13 @@ __all__ = [
     "CELLS",
     "GALA",
     "HGRU",
+    "MEDIAN_RECIPROCAL_GATED",
+    "SHALLOW_RECIPROCAL_GATED",
     "UGRNN",
     "ConvGRU",
     "ConvLSTM",
     "ConvRNN",
+    "GeneralReciprocalGated",
     "IntersectionRNN",
     "LocRNN",
     "LowDimHGRU",

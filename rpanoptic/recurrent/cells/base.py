@@ -32,6 +32,10 @@ class RecurrentCell(nn.Module, ABC):
 
     #: Tensors of the state; several make it a tuple.
     state_tensors = 1
+    #: What drives the cell, in order: "drive", the convolved drive of its layer, and where the cell
+    #: asks for more, "input", what entered the layer, and "feedback" from later layers. Several
+    #: make the drive a tuple. A cell may settle it by its options.
+    drive_parts: tuple[str, ...] = ("drive",)
     #: Steps from the first state until the drive has reached every output; a run takes no fewer.
     least_steps = 1
 
@@ -57,26 +61,39 @@ class RecurrentCell(nn.Module, ABC):
             The next state, in the form of ``state``.
         """
 
+    def part_channels(self) -> tuple[int, ...]:
+        """Channels of each of the :attr:`drive_parts`."""
+        return (self.drive_channels,)
+
     def check_drive(self, drive: Drive) -> None:
         """Check the shape of a drive before the first step.
 
         Raises:
-            ValueError: it is not ``(N, C_drive, H, W)``.
+            ValueError: it is not ``(N, C_drive, H, W)``, or for a cell of several
+                :attr:`drive_parts` not a tuple of such tensors of equal N, H and W.
         """
-        fits = isinstance(drive, Tensor) and drive.dim() == 4
-        if not fits or drive.shape[1] != self.drive_channels:  # type: ignore[union-attr]
-            given = [tuple(t.shape) for t in to_tensors(drive)]
+        channels = self.part_channels()
+        given = [tuple(part.shape) for part in to_tensors(drive)]
+        single = isinstance(drive, Tensor)
+        wanted = [(*given[0][:1], c, *given[0][2:]) for c in channels] if given else []
+        fits = given == wanted and len(given[0]) == 4
+        if not fits or single != (len(channels) == 1):
+            shapes = [f"(N, {c}, H, W)" for c in channels]
+            parts = zip(self.drive_parts, shapes, strict=True)
+            named = ", ".join(f"{part} {shape}" for part, shape in parts)
             raise ValueError(
-                f"drive must be (N, {self.drive_channels}, H, W) for this cell; "
-                f"got {given[0] if isinstance(drive, Tensor) else given}"
+                f"drive must be {shapes[0] if len(shapes) == 1 else f'a tuple ({named})'} "
+                f"for this cell; got {given[0] if single else given}"
             )
 
     def initial_state(self, drive: Any) -> State:
         """The state before the first step: zeros ``(N, C, H, W)``, laid out as the drive is.
 
-        A tuple of them for a cell with several :attr:`state_tensors`.
+        A tuple of them for a cell with several :attr:`state_tensors`. Of a drive of several
+        tensors the first one counts.
         """
-        zeros = tuple(zero_state(drive, self.channels) for _ in range(self.state_tensors))
+        first = to_tensors(drive)[0]
+        zeros = tuple(zero_state(first, self.channels) for _ in range(self.state_tensors))
         return zeros if self.state_tensors > 1 else zeros[0]
 
     def output(self, state: State) -> Tensor:

@@ -23,10 +23,21 @@ NORMS = ("GN", "LN", "IN", "BN", "")
 BIAS_INITS = ("chrono", "legacy")
 MAX_GROUPS = 32
 
+# Standard deviation of a standard normal distribution that is cut off at 2.
+_TRUNCATED_STD = 0.87962566
+
+
+def variance_scaling_(weight: Tensor, fan_in: int, scale: float = 1.0) -> None:
+    """Fill with a normal distribution of variance ``scale / fan_in``, cut off at two deviations."""
+    std = (scale / fan_in) ** 0.5 / _TRUNCATED_STD
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
 _WEIGHT_INITS: dict[str, Callable[[Tensor], object]] = {
     "kaiming": nn.init.kaiming_normal_,
     "xavier": nn.init.xavier_uniform_,
     "orthogonal": nn.init.orthogonal_,
+    "variance_scaling": lambda weight: variance_scaling_(weight, weight[0].numel()),
 }
 
 
@@ -37,13 +48,16 @@ def conv(
     *,
     bias: bool = False,
     init: str = "kaiming",
+    even: bool = False,
 ) -> Convolution:
     """A convolution of stride 1 with "same" padding and zero bias.
 
     Args:
-        init: of the weights, "kaiming" (normal, fan-in), "xavier" (uniform) or "orthogonal".
+        init: of the weights, "kaiming" (normal, fan-in), "xavier" (uniform), "orthogonal" or
+            "variance_scaling" (truncated normal, variance 1 / fan-in).
+        even: whether the kernel may be even, see :class:`Convolution`.
     """
-    layer = Convolution(in_channels, out_channels, kernel_size, bias=bias)
+    layer = Convolution(in_channels, out_channels, kernel_size, bias=bias, even=even)
     check_choice("init", init, tuple(_WEIGHT_INITS))
     _WEIGHT_INITS[init](layer.weight)
     if layer.bias is not None:

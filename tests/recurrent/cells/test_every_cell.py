@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from rpanoptic.recurrent import CELLS, RecurrentCell, build_cell
+from rpanoptic.recurrent.cells import MEDIAN_RECIPROCAL_GATED
+from rpanoptic.recurrent.cells.base import Drive
 from rpanoptic.recurrent.state import State, like, to_tensors
 
 CHANNELS = 8
@@ -20,6 +23,19 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "conv_gru": [{"drive_channels": 5}, {"norm": "LN", "kernel_size": 5}],
     "conv_lstm": [{"drive_channels": 5}, {"norm": "LN"}],
     "conv_rnn": [{"drive_channels": 5}, {"norm": "LN"}],
+    "general_reciprocal_gated": [
+        {"memory_channels": 5, "memory_kernel_size": 2, "gate_kernel_size": 4},
+        {
+            **MEDIAN_RECIPROCAL_GATED,
+            "memory_channels": 5,
+            "input_channels": 3,
+            "feedback": True,
+            "tau_kernel_size": 3,
+            "gate_kernel_size": 3,
+        },
+        {"input_channels": 3, "residual_to_output_gate": True, "norm": "LN"},
+        {"memory_channels": 0, "residual_to_output_tau": True, "input_channels": 8},
+    ],
     "hgru": [
         {},
         {"gala": False, "less_softplus": False},
@@ -55,18 +71,29 @@ def cell(request: pytest.FixtureRequest) -> RecurrentCell:
     return build_cell(name, CHANNELS, **options)
 
 
-def random_drive(cell: RecurrentCell, **options: Any) -> Tensor:
-    return torch.randn(BATCH, cell.drive_channels, HEIGHT, WIDTH, **options)
+def random_drive(cell: RecurrentCell, **options: Any) -> Drive:
+    """One tensor, or for a cell that is driven by several a tuple of them."""
+    parts = [torch.randn(BATCH, c, HEIGHT, WIDTH, **options) for c in cell.part_channels()]
+    return tuple(parts) if len(parts) > 1 else parts[0]
 
 
-def random_state(cell: RecurrentCell, drive: Tensor) -> State:
+def random_state(cell: RecurrentCell, drive: Drive) -> State:
     """A state of the cell's own form, away from its start, where some terms vanish."""
     start = cell.initial_state(drive)
-    return like(tuple(torch.randn_like(t) for t in to_tensors(start)), start)
+    return each(torch.randn_like, start)
 
 
-def select(state: State, samples: slice) -> State:
-    return like(tuple(t[samples] for t in to_tensors(state)), state)
+def each(change: Callable[[Tensor], Tensor], value: State | Drive) -> Any:
+    """All tensors of a state or a drive, changed, in its form."""
+    return like(tuple(map(change, to_tensors(value))), value)
+
+
+def select(value: State | Drive, samples: slice) -> Any:
+    return each(lambda tensor: tensor[samples], value)
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last)
 
 
 def assert_states_close(actual: State, expected: State, rtol: float, atol: float) -> None:
@@ -96,14 +123,14 @@ def test_a_step_is_a_pure_function(cell) -> None:
     """No random number, buffer or argument changes in a step, not even in training mode."""
     drive = random_drive(cell)
     state = random_state(cell, drive)
-    arguments = copy.deepcopy((drive, *to_tensors(state)))
+    arguments = copy.deepcopy((*to_tensors(drive), *to_tensors(state)))
     tensors, random_numbers = copy.deepcopy(cell.state_dict()), torch.get_rng_state()
     cell.train()
     first, second = cell(drive, state), cell(drive, state)
     assert_states_close(first, second, rtol=0, atol=0)
     assert_states_close(cell.eval()(drive, state), first, rtol=0, atol=0)
     assert torch.equal(random_numbers, torch.get_rng_state())
-    assert all(map(torch.equal, arguments, (drive, *to_tensors(state))))
+    assert all(map(torch.equal, arguments, (*to_tensors(drive), *to_tensors(state))))
     assert all(torch.equal(tensors[name], now) for name, now in cell.state_dict().items())
 
 
@@ -136,12 +163,10 @@ def test_float64(cell) -> None:
     drive = random_drive(cell)
     state = random_state(cell, drive)
     single = cell(drive, state)
-    state = like(tuple(t.double() for t in to_tensors(state)), state)
-    double = cell.double()(drive.double(), state)
+    double = cell.double()(each(Tensor.double, drive), each(Tensor.double, state))
     assert all(t.dtype == torch.float64 for t in to_tensors(double))
     # Sums of up to a few hundred products of order one, each rounded to 6e-8.
-    rounded = like(tuple(t.float() for t in to_tensors(double)), double)
-    assert_states_close(single, rounded, rtol=1e-4, atol=1e-5)
+    assert_states_close(single, each(Tensor.float, double), rtol=1e-4, atol=1e-5)
 
 
 def test_channels_last_changes_the_layout_alone(cell) -> None:
@@ -149,11 +174,10 @@ def test_channels_last_changes_the_layout_alone(cell) -> None:
     drive = random_drive(cell, dtype=torch.float64)
     state = random_state(cell, drive)
     expected = cell(drive, state)
-    laid_out = drive.contiguous(memory_format=torch.channels_last)
+    laid_out = each(channels_last, drive)
     for tensor in to_tensors(cell.initial_state(laid_out)):
         assert tensor.is_contiguous(memory_format=torch.channels_last)
-    tensors = (t.contiguous(memory_format=torch.channels_last) for t in to_tensors(state))
-    actual = cell(laid_out, like(tuple(tensors), state))
+    actual = cell(laid_out, each(channels_last, state))
     # Other kernels add in another order.
     assert_states_close(actual, expected, rtol=1e-10, atol=1e-12)
 
@@ -190,7 +214,7 @@ def test_a_sample_does_not_depend_on_its_batch(cell) -> None:
     together = cell(drive, cell(drive, state))
     for i in range(BATCH):
         one = slice(i, i + 1)
-        alone = cell(drive[one], cell(drive[one], select(state, one)))
+        alone = cell(select(drive, one), cell(select(drive, one), select(state, one)))
         # A convolution may be computed by another algorithm for another batch size.
         assert_states_close(alone, select(together, one), rtol=1e-10, atol=1e-12)
 
