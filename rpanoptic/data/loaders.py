@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from rpanoptic.data.mapper import PanopticDatasetMapper
-from rpanoptic.data.train_loader import Mapper
-from rpanoptic.errors import ConfigError, naming
+from rpanoptic.data.train_loader import Mapper, Record
+from rpanoptic.data.unusable import Unusable, UnusableLog
+from rpanoptic.errors import ConfigError, DatasetError, naming
+
+logger = logging.getLogger(__name__)
 
 
 def build_mapper(cfg: CfgNode, dataset_names: Sequence[str], *, is_train: bool) -> Mapper:
@@ -39,11 +45,57 @@ def build_mapper(cfg: CfgNode, dataset_names: Sequence[str], *, is_train: bool) 
     return mapper(cfg, is_train=is_train)
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
+class EvaluationLoader(DataLoader):
+    """The pictures of an evaluation in batches, without those that the mapper cannot use.
+
+    These are named in the log, once each, and counted at the end of a pass. A batch of which
+    nothing is left is left out; the length counts it.
+
+    Built with the arguments of PyTorch's loader. Iterating raises a DatasetError if there is no
+    usable picture at all.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._unusable = UnusableLog("It is left out of the evaluation.")
+
+    def __iter__(self) -> Iterator[list[Record]]:  # type: ignore[override]
+        left_out = kept = 0
+        for batch in super().__iter__():
+            unusable = [one for one in batch if isinstance(one, Unusable)]
+            self._unusable.note(unusable)
+            usable = [one for one in batch if not isinstance(one, Unusable)]
+            left_out, kept = left_out + len(unusable), kept + len(usable)
+            if usable:
+                yield usable
+        # One of several processes may well have a share of few pictures.
+        if left_out and not kept and comm.get_world_size() == 1:
+            raise DatasetError(f"the mapper can use none of the {left_out} pictures.")
+        if left_out:
+            logger.warning(
+                "Evaluated on %d pictures; %d more are left out, as they cannot be used.",
+                kept,
+                left_out,
+            )
+
+
+class _Explicit:
+    """A mapper that returns Unusable, never None, which Detectron2 would replace at random."""
+
+    def __init__(self, mapper: Mapper) -> None:
+        self._mapper = mapper
+
+    def __call__(self, record: Record) -> Record | Unusable:
+        mapped = self._mapper(record)
+        return Unusable.of(record) if mapped is None else mapped
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> EvaluationLoader:
     """The pictures of a dataset in its order, in batches of ``RPANOPTIC.TEST_BATCH``.
 
     Of several processes each has a part of the dataset, those of Detectron2's ``InferenceSampler``:
-    contiguous and as equal as can be. The last batch of a process may be smaller.
+    contiguous and as equal as can be. The last batch of a process may be smaller, and so is any
+    with a picture that the mapper cannot use: see :class:`EvaluationLoader`.
 
     Args:
         cfg: a config; ``INPUT``, ``DATALOADER.NUM_WORKERS`` and ``RPANOPTIC.TEST_BATCH`` count.
@@ -54,9 +106,9 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
         DatasetError: the dataset is missing or damaged.
     """
     mapper = build_mapper(cfg, [dataset_name], is_train=False)
-    one_by_one = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+    one_by_one = build_detection_test_loader(cfg, dataset_name, mapper=_Explicit(mapper))
     with naming("RPANOPTIC.TEST_BATCH"):
-        return DataLoader(
+        return EvaluationLoader(
             one_by_one.dataset,
             batch_size=cfg.RPANOPTIC.TEST_BATCH,
             sampler=one_by_one.sampler,

@@ -10,10 +10,11 @@ Detectron2.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,29 +26,38 @@ from detectron2.data.build import (
 )
 from detectron2.data.common import AspectRatioGroupedDataset, DatasetFromList
 from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
 from torch.utils.data import DataLoader, Dataset
 
+from rpanoptic.data.unusable import Unusable, UnusableLog
 from rpanoptic.errors import ConfigError, DatasetError
 from rpanoptic.random_state import seeded
 
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
-# From a record to the model's input; None where the record cannot be used.
-Mapper = Callable[[Record], Record | None]
+# From a record to the model's input; Unusable, or None, where the record cannot be used.
+Mapper = Callable[[Record], Record | Unusable | None]
 # Place in the stream of all processes, and index in the dataset.
 Draw = tuple[int, int]
 # Draws that find no usable record before each further one is worth a warning.
 _QUIET_RETRIES = 3
 
 
-class SeededDataset(Dataset[Record]):
+class Drawn(NamedTuple):
+    """The input for one place of the stream, and the records that another one had to replace."""
+
+    mapped: Record
+    unusable: tuple[Unusable, ...]
+
+
+class SeededDataset(Dataset[Drawn]):
     """Maps records with random numbers that follow from a seed and the place in the stream.
 
     Args:
         records: the dataset.
-        mapper: from a record to the model's input; None where a record cannot be used, which
-            another one, drawn at random, then replaces.
+        mapper: from a record to the model's input; :class:`rpanoptic.data.unusable.Unusable`, or
+            None, where a record cannot be used, which another one, drawn at random, then replaces.
         seed: of the stream.
     """
 
@@ -59,24 +69,34 @@ class SeededDataset(Dataset[Record]):
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, draw: Draw) -> Record:
+    def __getitem__(self, draw: Draw) -> Drawn:
         """The input for one place of the stream.
 
         Raises:
             DatasetError: the mapper can use no record at all.
         """
         place, index = draw
+        unusable: list[Unusable] = []
         with seeded(self._seed, place):
-            mapped = self._mapper(self._records[index])
+            mapped = self._mapped(index, unusable)
             if mapped is not None:
-                return mapped
+                return Drawn(mapped, ())
             for count, other in enumerate(np.random.permutation(len(self)), start=1):
                 if count > _QUIET_RETRIES:
                     logger.warning("Record %d and %d others cannot be used.", index, count - 1)
-                mapped = self._mapper(self._records[int(other)])
+                mapped = self._mapped(int(other), unusable)
                 if mapped is not None:
-                    return mapped
-        raise DatasetError("the mapper can use none of the dataset's records.")
+                    return Drawn(mapped, tuple(unusable))
+        last = f" The last one: {unusable[-1].reason}" if unusable else ""
+        raise DatasetError(f"the mapper can use none of the dataset's records.{last}")
+
+    def _mapped(self, index: int, unusable: list[Unusable]) -> Record | None:
+        record = self._records[index]
+        mapped = self._mapper(record)
+        if mapped is None or isinstance(mapped, Unusable):
+            unusable.append(mapped or Unusable.of(record))
+            return None
+        return mapped
 
 
 class TrainLoader:
@@ -84,7 +104,8 @@ class TrainLoader:
 
     The batches are a function of the seed and of their number in the stream. Iterating goes on
     where the last iteration ended; what the workers have fetched ahead does not count. Passing
-    over batches reads no picture.
+    over batches reads no picture. Unusable pictures are named in the log, once each; their number
+    in this process is recorded as "data/unusable_pictures" from the first one on.
 
     Args:
         records: the dataset, map-style.
@@ -124,6 +145,7 @@ class TrainLoader:
         self._wide = wide
         self._num_workers = num_workers
         self._passed = 0
+        self._unusable = UnusableLog("Another picture takes its place.")
 
     @property
     def seed(self) -> int:
@@ -142,7 +164,17 @@ class TrainLoader:
         )
         for batch in loader:
             self._passed += 1
-            yield batch
+            self._note([one for drawn in batch for one in drawn.unusable])
+            yield [drawn.mapped for drawn in batch]
+
+    def _note(self, unusable: list[Unusable]) -> None:
+        self._unusable.note(unusable)
+        if self._unusable.times:
+            # Outside of a training there is nowhere to record it.
+            with contextlib.suppress(AssertionError):
+                get_event_storage().put_scalar(
+                    "data/unusable_pictures", self._unusable.pictures, smoothing_hint=False
+                )
 
     def draws(self) -> Iterator[list[Draw]]:
         """This process's batches from the beginning, as places and indices."""

@@ -1,3 +1,13 @@
-"""Pictures with one label: datasets and what reads them. Importing this registers the datasets."""
+"""Pictures with one label: ImageNet, own folders and scikit-learn's digits.
+
+Importing this registers the sets by their names; nothing is read.
+"""
 
 from __future__ import annotations
+
+from rpanoptic.pathfinder.imagenet.data.builtin import register_builtin_sets
+from rpanoptic.pathfinder.imagenet.data.mapper import ClassificationMapper
+
+register_builtin_sets()
+
+__all__ = ["ClassificationMapper"]
