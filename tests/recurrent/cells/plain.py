@@ -23,8 +23,13 @@ def parameters_off_their_start(cell: nn.Module) -> Parameters:
 
 
 def conv(p: Parameters, name: str, value: Tensor) -> Tensor:
+    """A convolution that keeps the size; the larger half of an odd padding is right and below."""
     weight = p[f"{name}.weight"]
-    return F.conv2d(value, weight, p.get(f"{name}.bias"), padding=weight.shape[-1] // 2)
+    before, after = (weight.shape[-1] - 1) // 2, weight.shape[-1] // 2
+    value = F.pad(value, (before, after, before, after))
+    # A kernel within the channels has a single channel of input.
+    groups = value.shape[1] // weight.shape[1]
+    return F.conv2d(value, weight, p.get(f"{name}.bias"), groups=groups)
 
 
 def _grouped_norm(p: Parameters, name: str, value: Tensor, groups: int) -> Tensor:

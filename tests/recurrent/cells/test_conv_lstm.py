@@ -26,17 +26,26 @@ def restated_step(
     drive_kernel, state_kernel = p["gates.weight"].split([u.shape[1], h.shape[1]], 1)
     kernels = {"u.weight": drive_kernel, "u.bias": p["gates.bias"], "h.weight": state_kernel}
     i, j, f, o = (conv(kernels, "u", u) + conv(kernels, "h", h)).split(h.shape[1], 1)
-    i, f = sigma(normalised(p, "input_norm", i)), sigma(normalised(p, "forget_norm", f))
+    old = [p.get(f"{gate}_peephole", torch.zeros(())) * c for gate in ("input", "forget", "output")]
+    i = sigma(normalised(p, "input_norm", i) + old[0])
+    f = sigma(normalised(p, "forget_norm", f) + old[1])
     j = torch.tanh(normalised(p, "candidate_norm", j))
+    o = sigma(normalised(p, "output_norm", o) + old[2])
     c = normalised(p, "memory_norm", f * c + i * j)
-    return sigma(normalised(p, "output_norm", o)) * torch.tanh(c), c
+    return o * torch.tanh(c), c
 
 
+@pytest.mark.parametrize("peephole_size", [None, (5, 6)])
 @pytest.mark.parametrize("norm", ["", "LN"])
-@pytest.mark.parametrize(("kernel_size", "drive_channels"), [(3, None), (1, 2), (5, 6)])
-def test_equals_its_equations(norm, kernel_size, drive_channels) -> None:
+@pytest.mark.parametrize(("kernel_size", "drive_channels"), [(3, None), (1, 2), (2, 3), (4, 6)])
+def test_equals_its_equations(norm, kernel_size, drive_channels, peephole_size) -> None:
     torch.manual_seed(0)
-    options = {"drive_channels": drive_channels, "kernel_size": kernel_size, "norm": norm}
+    options = {
+        "drive_channels": drive_channels,
+        "kernel_size": kernel_size,
+        "norm": norm,
+        "peephole_size": peephole_size,
+    }
     cell = build_cell("conv_lstm", 4, **options).double()
     p = parameters_off_their_start(cell)
     u = torch.randn(2, cell.drive_channels, 5, 6, dtype=torch.float64)
@@ -56,6 +65,26 @@ def test_published_parameter_count() -> None:
     cells = [build_cell("conv_lstm", channels) for channels in (256, 256, 512)]
     count = sum(map(plain.count, cells))
     assert 4_197_736 + count == 32_513_384
+
+
+def test_parameter_count_of_the_searched_network() -> None:
+    """The same network as the search left it, narrower after its first cell: 21,126,248.
+
+    Each cell by hand: four gates with a bias, five norms, three peepholes.
+    """
+    first = build_cell("conv_lstm", 128, drive_channels=256, kernel_size=2, norm="LN")
+    second = build_cell("conv_lstm", 256, kernel_size=3, norm="LN", peephole_size=14)
+    third = build_cell("conv_lstm", 256, drive_channels=512, kernel_size=4, norm="LN")
+    counts = [plain.count(cell) for cell in (first, second, third)]
+    assert counts == [
+        4 * (4 * 384 * 128) + 512 + 1280,
+        4 * (9 * 512 * 256) + 1024 + 2560 + 3 * 14 * 14 * 256,
+        4 * (16 * 768 * 256) + 1024 + 2560,
+    ]
+    convolutions = [(3, 64, 7), (64, 128, 3), (128, 256, 3), (128, 256, 3), (256, 512, 3)]
+    convolutions.append((256, 1000, 2))
+    feedforward = sum(c_in * c_out * k * k + c_out for c_in, c_out, k in convolutions)
+    assert feedforward + sum(counts) == 21_126_248
 
 
 def test_pathfinder_parameter_count() -> None:
@@ -88,11 +117,26 @@ def test_with_a_norm_the_forget_gate_opens_by_its_shift() -> None:
         assert not norm.bias.any() and torch.equal(norm.weight, torch.ones(4))
 
 
+def test_peepholes_start_shut_and_have_one_size() -> None:
+    torch.manual_seed(0)
+    cell = build_cell("conv_lstm", 4, peephole_size=6)
+    for peephole in (cell.input_peephole, cell.forget_peephole, cell.output_peephole):
+        assert peephole.shape == (4, 6, 6) and not peephole.any()
+    drive = torch.randn(1, 4, 6, 5)
+    message = r"peepholes are made for maps of \(6, 6\).*peephole_size.*\(6, 5\)"
+    with pytest.raises(ValueError, match=message):
+        cell.check_drive(drive)
+    with pytest.raises(ValueError, match=message):
+        cell(drive, cell.initial_state(drive))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"norm": "batch"}, ["norm", "LN", "batch"]),
-        ({"kernel_size": 4}, ["kernel_size", "odd", "4"]),
+        ({"kernel_size": 0}, ["kernel_size", "positive", "0"]),
+        ({"peephole_size": 0}, ["peephole_size", "at least 1", "0"]),
+        ({"peephole_size": (4, 5, 6)}, ["peephole_size", "height and a width", "(4, 5, 6)"]),
     ],
 )
 def test_impossible_options_are_named(options, words) -> None:

@@ -21,7 +21,11 @@ BATCH, HEIGHT, WIDTH = 3, 5, 6
 # Options of each cell, small ones; a cell stands once for every form that runs other code.
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "conv_gru": [{"drive_channels": 5}, {"norm": "LN", "kernel_size": 5}],
-    "conv_lstm": [{"drive_channels": 5}, {"norm": "LN"}],
+    "conv_lstm": [
+        {"drive_channels": 5},
+        {"norm": "LN"},
+        {"kernel_size": 2, "peephole_size": (HEIGHT, WIDTH)},
+    ],
     "conv_rnn": [{"drive_channels": 5}, {"norm": "LN"}],
     "general_reciprocal_gated": [
         {"memory_channels": 5, "memory_kernel_size": 2, "gate_kernel_size": 4},
