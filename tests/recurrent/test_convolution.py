@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from rpanoptic.recurrent import convolution, spectral
 from rpanoptic.recurrent.convolution import (
     Convolution,
+    SeparableConvolution,
     direct_convolutions,
     shared_spectra,
     uses_spectral,
@@ -313,6 +314,51 @@ class TestSharedSpectra:
             conv(x).sum().backward()
         assert sum(weight is conv.weight for weight in computed) == 1
         assert_close(x.grad, torch.autograd.grad(direct(x, conv.weight).sum(), x)[0])
+
+
+class TestKernels:
+    @pytest.mark.parametrize("size", [2, 4])
+    def test_even_ones_reach_further_right_and_down(self, size: int) -> None:
+        convolution = Convolution(1, 1, size, even=True)
+        nn.init.ones_(convolution.weight)
+        picture = torch.zeros(1, 1, 9, 8)
+        picture[..., 4, 4] = 1
+        rows, columns = convolution(picture)[0, 0].detach().nonzero().T
+        # An output looks size / 2 - 1 pixels back and size / 2 ahead.
+        reached = set(range(4 - size // 2, 4 + size // 2))
+        assert set(rows.tolist()) == set(columns.tolist()) == reached
+
+    def test_even_ones_are_direct(self, forced: None) -> None:
+        torch.manual_seed(0)
+        convolution = Convolution(3, 2, 4, bias=True, even=True).double()
+        x = random(2, 3, 5, 6)
+        expected = F.conv2d(F.pad(x, (1, 2, 1, 2)), convolution.weight, convolution.bias)
+        assert_close(convolution(x), expected)
+
+    @pytest.mark.parametrize("size", [1, 2, 5])
+    def test_separable_ones_are_their_product(self, size: int, forced: None) -> None:
+        """A kernel within a channel, times what the channel counts for."""
+        torch.manual_seed(0)
+        convolution = SeparableConvolution(3, 4, size, bias=True, even=True).double()
+        mixture, kernels = convolution.pointwise.weight, convolution.depthwise.weight
+        assert mixture.shape == (4, 3, 1, 1) and kernels.shape == (3, 1, size, size)
+        assert convolution.depthwise.bias is None
+        x = random(2, 3, 5, 6)
+        before, after = (size - 1) // 2, size // 2
+        padded = F.pad(x, (before, after, before, after))
+        expected = F.conv2d(padded, mixture * kernels[:, 0], convolution.pointwise.bias)
+        assert_close(convolution(x), expected)
+
+    def test_impossible_sizes_are_named(self) -> None:
+        for size in (0, 2):
+            with pytest.raises(
+                ValueError, match=f"kernel_size must be odd and positive, got {size}"
+            ):
+                Convolution(1, 1, size)
+        with pytest.raises(ValueError, match="kernel_size must be positive, got 0"):
+            Convolution(1, 1, 0, even=True)
+        with pytest.raises(ValueError, match="kernel_size must be odd and positive, got 4"):
+            SeparableConvolution(1, 1, 4)
 
 
 class TestRule:

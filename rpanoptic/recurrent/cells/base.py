@@ -75,15 +75,15 @@ class RecurrentCell(nn.Module, ABC):
         channels = self.part_channels()
         given = [tuple(part.shape) for part in to_tensors(drive)]
         single = isinstance(drive, Tensor)
-        wanted = [(*given[0][:1], c, *given[0][2:]) for c in channels] if given else []
-        fits = given == wanted and len(given[0]) == 4
+        first = given[0] if given else ()
+        fits = len(first) == 4 and given == [(first[0], c, *first[2:]) for c in channels]
         if not fits or single != (len(channels) == 1):
             shapes = [f"(N, {c}, H, W)" for c in channels]
             parts = zip(self.drive_parts, shapes, strict=True)
             named = ", ".join(f"{part} {shape}" for part, shape in parts)
             raise ValueError(
                 f"drive must be {shapes[0] if len(shapes) == 1 else f'a tuple ({named})'} "
-                f"for this cell; got {given[0] if single else given}"
+                f"for this cell; got {first if single else given}"
             )
 
     def initial_state(self, drive: Any) -> State:

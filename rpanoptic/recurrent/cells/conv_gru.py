@@ -34,8 +34,9 @@ class ConvGRU(RecurrentCell):
         kernel_size: k, odd.
         nonlinearity: nl, one of "softplus", "tanh", "relu", "sigmoid", "elu".
         norm: the N, as :func:`cell_norm` takes it.
-        gate_bias: what the biases of both gates start at (with a norm, its shifts). The released
-            code of 2018 adds a constant 1 to the reset gate's.
+        gate_bias: what the biases of both gates start at (with a norm, its shifts).
+        reset_bias: what the reset gate's starts at; None for ``gate_bias``. The released code of
+            2018 adds a constant 1 to it: 2.0.
         init: of the weights, as :func:`conv` takes it. "xavier" is Nayebi's, "orthogonal" the
             other's; here the two halves of the candidate are initialised apart.
 
@@ -51,6 +52,7 @@ class ConvGRU(RecurrentCell):
         nonlinearity: str = "tanh",
         norm: str = "",
         gate_bias: float = 1.0,
+        reset_bias: float | None = None,
         init: str = "xavier",
     ) -> None:
         super().__init__(channels, drive_channels)
@@ -64,13 +66,15 @@ class ConvGRU(RecurrentCell):
         # Without a norm between them one bias serves both terms.
         self.candidate_state = conv(channels, channels, kernel_size, bias=bool(norm), init=init)
         # A norm would take off, or rescale, a bias that stands before it.
-        self.reset_norm = cell_norm(norm, channels, weight=1.0, bias=gate_bias)
+        reset_bias = gate_bias if reset_bias is None else reset_bias
+        self.reset_norm = cell_norm(norm, channels, weight=1.0, bias=reset_bias)
         self.update_norm = cell_norm(norm, channels, weight=1.0, bias=gate_bias)
         self.candidate_drive_norm = cell_norm(norm, channels, weight=1.0)
         self.candidate_state_norm = cell_norm(norm, channels, weight=1.0)
         if not norm:
             assert self.gates.bias is not None
-            nn.init.constant_(self.gates.bias, gate_bias)
+            for bias, start in zip(self.gates.bias.chunk(2), (reset_bias, gate_bias), strict=True):
+                nn.init.constant_(bias, start)
 
     def forward(self, drive: Tensor, state: Tensor) -> Tensor:  # type: ignore[override]
         """Take one step; drive is ``(N, C_u, H, W)``, state and result ``(N, C, H, W)``."""

@@ -86,6 +86,15 @@ def test_starting_values() -> None:
         assert_xavier_uniform(layer.weight)
 
 
+def test_the_reset_gate_may_start_elsewhere() -> None:
+    cell = build_cell("conv_gru", 4, reset_bias=2.0)
+    assert cell.gates.bias.tolist() == [2.0] * 4 + [1.0] * 4
+    cell = build_cell("conv_gru", 4, norm="LN", reset_bias=2.0)
+    assert (
+        cell.reset_norm.bias.tolist() == [2.0] * 4 and cell.update_norm.bias.tolist() == [1.0] * 4
+    )
+
+
 def test_with_a_norm_the_gates_open_by_its_shift() -> None:
     cell = build_cell("conv_gru", 4, norm="LN", gate_bias=-2.0)
     assert not cell.gates.bias.any()
