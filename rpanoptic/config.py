@@ -73,25 +73,33 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # Normalisation of the equilibria, as MASK_HEAD.OUTPUT_NORM.
     cfg.MODEL.RECURRENT.RESNET.OUTPUT_NORM = "GN"
 
-    # The task-driven ConvRNN of ten layers conv1 to conv10, chosen by MODEL.BACKBONE.NAME:
-    # build_convrnn_backbone, and under an FPN build_convrnn_fpn_backbone and
-    # build_convrnn_retinanet_fpn_backbone. A cell's state has the channels of its layer. CELL must
-    # take a drive of as many channels.
-    # As published: reciprocal gated cells, back-propagation through time, and as many steps as are
-    # left to the layers from conv4 on in 17, counted from the image to the classifier. Untrained,
-    # with its own NONLINEARITY, "elu", and with feedback it amplifies its activity from step to
-    # step and has no equilibrium; with "tanh" it settles, soonest with RESIDUAL and DELAY 0.
+    # The task-driven ConvRNN, chosen by MODEL.BACKBONE.NAME: build_convrnn_backbone, and under an
+    # FPN build_convrnn_fpn_backbone and build_convrnn_retinanet_fpn_backbone.
+    # The default: ten layers with reciprocal gated cells, back-propagation through time, and as
+    # many steps as are left to the layers from conv4 on in the published 17, counted from the image
+    # to the classifier. Untrained, with its own NONLINEARITY, "elu", and with feedback it amplifies
+    # its activity from step to step and has no equilibrium; with "tanh" it settles, soonest with
+    # residual layers and DELAY 0.
     cfg.MODEL.RECURRENT.CONVRNN = _recurrent_block_defaults()
     cfg.MODEL.RECURRENT.CONVRNN.CELL = "reciprocal_gated"
     cfg.MODEL.RECURRENT.CONVRNN.GRADIENT = "bptt"
+    # Steps of the loop, which begins with the first layer that holds a cell or is fed back to; in
+    # step 1 that layer sees the image.
     cfg.MODEL.RECURRENT.CONVRNN.STEPS = 13
-    # Channels of the ten layers.
-    cfg.MODEL.RECURRENT.CONVRNN.WIDTHS = [64, 64, 64, 128, 128, 256, 256, 512, 512, 512]
-    # Whether conv2 to conv10 are residual blocks of two convolutions, with the cell between them,
-    # or a convolution and the cell. The published network with feedback has the latter.
-    cfg.MODEL.RECURRENT.CONVRNN.RESIDUAL = False
-    # Layers that hold a cell; none, with no feedback either, is the feed-forward base network.
-    cfg.MODEL.RECURRENT.CONVRNN.LAYERS = [f"conv{place}" for place in range(4, 11)]
+    # The layers, in the order in which the image passes them, a mapping each:
+    #   name, channels (of its convolution);
+    #   kernel_size (3), stride (1): of the convolution;
+    #   pool (False): whether a 2 x 2 max-pooling follows the layer;
+    #   residual (False): a block of two convolutions with the cell between them and a shortcut, or
+    #     a convolution and the cell; the published network with feedback has the latter;
+    #   activation ("elu"): what follows its convolutions; "" for nothing;
+    #   cell (False): True for CELL with the keys of this node; the name of a cell, with its own
+    #     defaults; or a mapping with its "name", options of its class and, where its output has
+    #     others than the convolution, "channels".
+    # No cells, and no feedback either, is the feed-forward base network.
+    cfg.MODEL.RECURRENT.CONVRNN.LAYERS = _ten_layers()
+    # Factor of the channels of all layers and cells, rounded and at least 1.
+    cfg.MODEL.RECURRENT.CONVRNN.WIDTH = 1.0
     # Long-range feedback, pairs of a layer and an earlier one that it acts on.
     cfg.MODEL.RECURRENT.CONVRNN.FEEDBACK = [
         ["conv8", "conv5"],
@@ -100,16 +108,34 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
         ["conv7", "conv6"],
         ["conv10", "conv9"],
     ]
+    # The convolution through which feedback passes, at the size of the layer that it acts on: side
+    # of its kernel in pixels; whether it is one of each channel and then one of 1 x 1; what follows
+    # it ("" or as NONLINEARITY); and what becomes of drive u and feedback f: "add", "multiply", or
+    # "gate", u sigmoid(f). Cells that take feedback themselves have a way of their own.
+    cfg.MODEL.RECURRENT.CONVRNN.CONNECTION = CN()
+    cfg.MODEL.RECURRENT.CONVRNN.CONNECTION.KERNEL_SIZE = 1
+    cfg.MODEL.RECURRENT.CONVRNN.CONNECTION.SEPARABLE = False
+    cfg.MODEL.RECURRENT.CONVRNN.CONNECTION.NONLINEARITY = ""
+    cfg.MODEL.RECURRENT.CONVRNN.CONNECTION.COMBINATION = "add"
     # 1: every connection between layers takes a step, so that STEPS must be at least the number of
     # layers from the first with a cell or feedback on (7 by default). 0: a step is a sweep through
     # all layers, with feedback from the step before.
     cfg.MODEL.RECURRENT.CONVRNN.DELAY = 1
+    # Steps that see the image; BLANK takes its place in later ones. 0: all see it. Else it needs
+    # GRADIENT "bptt" or "checkpointed_bptt" and steps that neither stop early nor are accelerated.
+    cfg.MODEL.RECURRENT.CONVRNN.IMAGE_STEPS = 0
+    # "normalised_0.5": 0.5 in the normalised image, as published; "pixel_grey": mid grey, 127.5.
+    cfg.MODEL.RECURRENT.CONVRNN.BLANK = "normalised_0.5"
+    # "faithful": all layers of the loop at every step. "pruned": those that the outputs depend on,
+    # and once for all images what no image has reached yet; outputs and gradients are equal. Needs
+    # what IMAGE_STEPS needs; no residuals are logged.
+    cfg.MODEL.RECURRENT.CONVRNN.SCHEDULE = "faithful"
     # "last": the outputs after the last step. "mean": over the steps from the image's arrival on;
-    # needs GRADIENT "bptt" or "checkpointed_bptt" and steps that neither stop early nor are
-    # accelerated.
+    # needs what IMAGE_STEPS needs.
     cfg.MODEL.RECURRENT.CONVRNN.READOUT = "last"
-    # Outputs: "res2" to "res5" (conv4, conv6, conv7, conv10; strides 4 to 32), or names of layers,
-    # each before its pooling. Layers that none of them depends on are not built.
+    # Outputs: "res2" to "res5" (the last layers of the strides 4 to 32: conv4, conv6, conv7, conv10
+    # by default), or names of layers, each before its pooling. Layers that none of them depends on
+    # are not built.
     cfg.MODEL.RECURRENT.CONVRNN.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     # Normalisation of the outputs, as MASK_HEAD.OUTPUT_NORM. The published network has none.
     cfg.MODEL.RECURRENT.CONVRNN.OUTPUT_NORM = ""
@@ -235,6 +261,20 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # What is done with a picture that cannot be read: "raise" an error that names it, or "skip" it;
     # skipped ones are named and counted.
     cfg.RPANOPTIC.CLASSIFICATION.UNREADABLE = "raise"
+
+
+def _ten_layers() -> list[dict[str, object]]:
+    """The ten layers of the default ConvRNN, the last seven with a cell."""
+    widths = (64, 64, 64, 128, 128, 256, 256, 512, 512, 512)
+    layers: list[dict[str, object]] = [
+        {"name": f"conv{place}", "channels": width} for place, width in enumerate(widths, start=1)
+    ]
+    layers[0] |= {"kernel_size": 7, "stride": 2}
+    for place in (1, 4, 6, 7, 10):
+        layers[place - 1]["pool"] = True
+    for layer in layers[3:]:
+        layer["cell"] = True
+    return layers
 
 
 def _recurrent_block_defaults() -> CfgNode:

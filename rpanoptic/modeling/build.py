@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -51,8 +52,9 @@ def check_keeps_size(place: str, cell: RecurrentCell) -> None:
         cell: the cell.
     """
     device = next((p.device for p in cell.parameters()), None)
-    probe = torch.zeros(1, cell.drive_channels, 2, 2, device=device)
-    if any(t.shape[2:] != (2, 2) for t in to_tensors(cell.initial_state(probe))):
+    parts = tuple(torch.zeros(1, c, 2, 2, device=device) for c in cell.part_channels())
+    state = cell.initial_state(parts if len(parts) > 1 else parts[0])
+    if any(t.shape[2:] != (2, 2) for t in to_tensors(state)):
         raise ValueError(
             f"{place} needs a cell whose state is as high and wide as its drive; "
             f"that of {type(cell).__name__} is not"
@@ -60,11 +62,22 @@ def check_keeps_size(place: str, cell: RecurrentCell) -> None:
 
 
 def build_recurrent_cell(
-    node: CfgNode, channels: int, *, key: str, drive_channels: int | None = None
+    node: CfgNode,
+    channels: int,
+    *,
+    key: str,
+    drive_channels: int | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> RecurrentCell:
-    """Build the cell alone; see :func:`build_recurrent_block`."""
+    """Build the cell alone; see :func:`build_recurrent_block`.
+
+    Args:
+        node, channels, key, drive_channels: as there.
+        given: arguments that follow from where the cell stands; those that its class has are
+            passed on.
+    """
     check_recurrent_node(node, key=key)
-    options = _cell_options(node, key)
+    options = _cell_options(node, key) | fitting(node.CELL, given or {})
     if drive_channels not in (None, channels):
         if "drive_channels" not in inspect.signature(CELLS.get(node.CELL)).parameters:
             raise ConfigError(
@@ -75,6 +88,16 @@ def build_recurrent_cell(
         options["drive_channels"] = drive_channels
     with naming(key):
         return build_cell(node.CELL, channels, **options)
+
+
+def fitting(cell: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the arguments that the class of a cell has.
+
+    Raises:
+        ValueError: an unknown cell.
+    """
+    known = inspect.signature(CELLS.get(cell)).parameters
+    return {name: value for name, value in given.items() if name in known}
 
 
 def build_block_of(cell: RecurrentCell, node: CfgNode, *, key: str) -> RecurrentBlock:

@@ -147,7 +147,7 @@ class RecurrentBlock(nn.Module):
         """
         self.cell.check_drive(drive)
         if steps is None:
-            steps = self.steps if self.training else self.steps_test or self.steps
+            steps = self.steps_in_force
         if state is None:
             steps = self.check_steps("steps", steps)
         else:
@@ -199,28 +199,40 @@ class RecurrentBlock(nn.Module):
                 state = self.cell(drive, state)
             yield state
 
-    def run_stepwise(self, drive: Drive, steps: int | None = None) -> Iterator[RecurrentOutput]:
+    def run_stepwise(
+        self,
+        drive: Drive,
+        steps: int | None = None,
+        *,
+        state: State | None = None,
+        taken: int = 0,
+    ) -> Iterator[RecurrentOutput]:
         """Run the recurrence as a call does and yield what it gives after step 1, 2, ..., steps.
 
         Gradients go through all steps. :attr:`last` tells of the run so far.
 
         Args:
             drive, steps: as in :meth:`forward`.
+            state: first state; the cell's own by default.
+            taken: steps of an earlier run that led to ``state``, on another drive perhaps; the
+                diagnostics count on from there.
 
         Raises:
-            ValueError: see :meth:`check_stepwise`; too few steps; or a drive of another shape.
+            ValueError: see :meth:`check_stepwise`; too few steps; or a drive or state of another
+                shape.
         """
         self.check_stepwise("a run step by step")
         self.cell.check_drive(drive)
         if steps is None:
-            steps = self.steps if self.training else self.steps_test or self.steps
-        steps = self.check_steps("steps", steps)
-        # From a given state, steps may be fewer than the cell's least.
-        state = self.cell.initial_state(drive)
-        for taken in range(steps):
+            steps = self.steps_in_force
+        if state is None:
+            steps = self.check_steps("steps", steps)
+            # From a given state, steps may be fewer than the cell's least.
+            state = self.cell.initial_state(drive)
+        for done in range(taken, taken + steps):
             output = self(drive, state, steps=1)
             state, seen = output.state, output.diagnostics
-            output.diagnostics = replace(seen, steps=seen.steps + taken)
+            output.diagnostics = replace(seen, steps=seen.steps + done)
             if self.last is not None:
                 self.last = output.diagnostics
             yield output
@@ -241,11 +253,22 @@ class RecurrentBlock(nn.Module):
                 f"{purpose} needs plain back-propagation through all steps, {methods}; "
                 f"got {self.gradient!r}"
             )
-        forward = self.method.config.forward
-        if forward.tol > 0 or forward.acceleration != "none" or self.halt_tol > 0:
+        if not self.stepwise:
             raise ValueError(
                 f"{purpose} needs plain steps: no tolerance to stop at and no acceleration"
             )
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether all steps of a run can be seen and differentiated, see :meth:`check_stepwise`."""
+        forward = self.method.config.forward
+        plain = forward.tol == self.halt_tol == 0 and forward.acceleration == "none"
+        return plain and self.gradient in STEPWISE_METHODS
+
+    @property
+    def steps_in_force(self) -> int:
+        """Steps that a call takes now, in training or in evaluation mode."""
+        return self.steps if self.training else self.steps_test or self.steps
 
     @property
     def penalised(self) -> bool:

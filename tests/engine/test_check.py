@@ -86,7 +86,7 @@ def test_sound_run_passes(tmp_path: Path, tiny_data: Path) -> None:
             5,
             r"SEM_SEG_HEAD\.ADJOINT\.MAX_STEPS is set.*SEM_SEG_HEAD\.NAME RecurrentSemSegFPNHead",
         ),
-        ("MODEL.RECURRENT.CONVRNN.LAYERS", ["conv4"], r"CONVRNN\.LAYERS is set"),
+        ("MODEL.RECURRENT.CONVRNN.WIDTH", 0.5, r"CONVRNN\.WIDTH is set"),
         ("MODEL.RECURRENT.FPN.TOP_DOWN_KERNEL_SIZE", 2, r"FPN\.TOP_DOWN_KERNEL_SIZE must be odd"),
         ("MODEL.RECURRENT.RESNET.FEEDBACK_KERNEL_SIZE", -1, r"FEEDBACK_KERNEL_SIZE must be odd"),
         ("TEST.AUG.ENABLED", True, r"TEST\.AUG\.ENABLED.*GeneralizedRCNNWithTTA.*detector\(\)"),

@@ -50,8 +50,18 @@ TINY_MODEL: dict[str, Any] = {
 # Changes of it: a backbone whose block needs seven steps.
 CONV_RNN: dict[str, Any] = {
     "MODEL__BACKBONE__NAME": "build_convrnn_fpn_backbone",
-    "MODEL__RECURRENT__CONVRNN__WIDTHS": [4, 4, 4, 6, 6, 8, 8, 10, 10, 10],
-    "MODEL__RECURRENT__CONVRNN__LAYERS": ["conv4"],
+    "MODEL__RECURRENT__CONVRNN__LAYERS": [
+        {"name": "conv1", "channels": 4, "kernel_size": 7, "stride": 2, "pool": True},
+        {"name": "conv2", "channels": 4},
+        {"name": "conv3", "channels": 4},
+        {"name": "conv4", "channels": 6, "pool": True, "cell": True},
+        {"name": "conv5", "channels": 6},
+        {"name": "conv6", "channels": 8, "pool": True},
+        {"name": "conv7", "channels": 8, "pool": True},
+        {"name": "conv8", "channels": 10},
+        {"name": "conv9", "channels": 10},
+        {"name": "conv10", "channels": 10, "pool": True},
+    ],
     "MODEL__RECURRENT__CONVRNN__FEEDBACK": [],
     "MODEL__RECURRENT__CONVRNN__STEPS": 8,
     "MODEL__RECURRENT__CONVRNN__GRADIENT": "bptt",

@@ -56,7 +56,7 @@ _COMMON: dict[str, Any] = {
     "MODEL.RECURRENT.MASK_HEAD.OUTPUT_NORM": "GN",
     # The tiny network's stages have fewer channels than "GN" has groups.
     "MODEL.RECURRENT.RESNET.OUTPUT_NORM": "",
-    "MODEL.RECURRENT.CONVRNN.WIDTHS": [4, 4, 4, 6, 6, 8, 8, 10, 10, 10],
+    "MODEL.RECURRENT.CONVRNN.WIDTH": 1 / 32,
     "MODEL.RECURRENT.CONVRNN.NONLINEARITY": "tanh",
     # With the paper's sum over the samples, two processes would penalise half of what one does.
     **{f"MODEL.RECURRENT.{node}.LIPSCHITZ.REDUCTION": "per_sample" for node in _NODES},

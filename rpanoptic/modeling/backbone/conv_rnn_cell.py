@@ -3,147 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from typing import cast
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from rpanoptic.modeling.backbone.conv_rnn_graph import ConvRNNGraph, Layer
+from rpanoptic.modeling.backbone.conv_rnn_graph import ConvRNNGraph
+from rpanoptic.modeling.backbone.conv_rnn_parts import Connection, ConvLayer, Feedback
 from rpanoptic.modeling.build import check_keeps_size
 from rpanoptic.recurrent import RecurrentCell
+from rpanoptic.recurrent.cells.base import Drive
 from rpanoptic.recurrent.state import State, to_tensors
 
 DELAYS = (0, 1)
-# Standard deviation of a standard normal distribution that is cut off at 2.
-_TRUNCATED_STD = 0.87962566
 
 
-class SameConv2d(nn.Conv2d):
-    """A convolution that rounds ``size / stride`` up, as TensorFlow's "SAME" padding does.
+class LayerResult(NamedTuple):
+    """What a layer has after a step.
 
-    Where the padding is odd, its larger half stands right and below. Weights start as a truncated
-    normal distribution of variance 1 / fan-in, the bias at 0.
-
-    Args:
-        in_channels, out_channels: of input and output.
-        kernel_size: side of the kernel in pixels.
-        stride: in pixels.
-        bias: whether there is one.
+    Attributes:
+        output: y ``(N, C, H, W)``, before its pooling.
+        hidden: the state of its cell; None where it holds none.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        stride: int = 1,
-        bias: bool = True,
-    ) -> None:
-        padding = "same" if stride == 1 else 0
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias
-        )
-        variance_scaling_(self.weight, in_channels * kernel_size**2)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``x (N, C, H, W)``."""
-        if self.stride[0] > 1:
-            height, width = (self._padding(size) for size in x.shape[-2:])
-            x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
-        return super().forward(x)
-
-    def _padding(self, size: int) -> int:
-        stride, kernel_size = self.stride[0], self.kernel_size[0]
-        return max((math.ceil(size / stride) - 1) * stride + kernel_size - size, 0)
-
-
-def variance_scaling_(weight: Tensor, fan_in: int) -> None:
-    """Fill with a normal distribution of variance ``1 / fan_in``, cut off at two deviations."""
-    std = fan_in**-0.5 / _TRUNCATED_STD
-    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
-
-
-class ConvLayer(nn.Module):
-    """The convolutions of a layer, before and after its cell.
-
-    With input x and the cell's output h (``#`` convolution, k x k before and 3 x 3 after; S the
-    identity, or a 1 x 1 convolution without bias where the channels differ)::
-
-        u = ELU(W # x + b)                   drives the cell; h = u where there is none
-        y = ELU(V # h + d + S(x))            of a residual layer
-        y = h                                of any other
-
-    Args:
-        layer: what it is.
-        in_channels: channels of x.
-    """
-
-    def __init__(self, layer: Layer, in_channels: int) -> None:
-        super().__init__()
-        self.conv = SameConv2d(in_channels, layer.channels, layer.kernel_size, stride=layer.stride)
-        self.pool = layer.pool
-        self.conv_out: nn.Module | None = None
-        self.shortcut: nn.Module | None = None
-        if layer.residual:
-            self.conv_out = SameConv2d(layer.channels, layer.channels, 3)
-            if in_channels != layer.channels:
-                self.shortcut = SameConv2d(in_channels, layer.channels, 1, bias=False)
-
-    def drive(self, x: Tensor) -> Tensor:
-        """u ``(N, C, H / stride, W / stride)``, rounded up, of x ``(N, C_in, H, W)``."""
-        return F.elu(self.conv(x))
-
-    def finish(self, h: Tensor, x: Tensor) -> Tensor:
-        """y, of the shape of h ``(N, C, H, W)``."""
-        if self.conv_out is None:
-            return h
-        shortcut = x if self.shortcut is None else self.shortcut(x)
-        return F.elu(self.conv_out(h) + shortcut)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """y of a layer without a cell."""
-        return self.finish(self.drive(x), x)
-
-    def pooled(self, y: Tensor) -> Tensor:
-        """What other layers read: y after 2 x 2 max-pooling, odd sizes rounded up, or y itself."""
-        return F.max_pool2d(y, kernel_size=2, stride=2, ceil_mode=True) if self.pool else y
-
-
-class Feedback(nn.Module):
-    """What later layers add to the drive of a layer.
-
-    They are brought to its size by bilinear interpolation that keeps the corners, and mixed by a
-    1 x 1 convolution with a bias. The two commute; here the convolution comes first, at the
-    sources' smaller sizes.
-
-    Args:
-        sources: channels of the later layers by their names.
-        channels: of the drive.
-    """
-
-    def __init__(self, sources: Mapping[str, int], channels: int) -> None:
-        super().__init__()
-        self.convs = nn.ModuleDict()
-        for name, width in sources.items():
-            conv = nn.Conv2d(width, channels, 1, bias=False)
-            variance_scaling_(conv.weight, sum(sources.values()))
-            self.convs[name] = conv
-        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
-
-    def forward(self, outputs: Mapping[str, Tensor], size: torch.Size) -> Tensor:
-        """The sum over the sources, ``(N, C, *size)``."""
-        mixed = sum(
-            F.interpolate(conv(outputs[name]), size, mode="bilinear", align_corners=True)
-            for name, conv in self.convs.items()
-        )
-        assert isinstance(mixed, Tensor)
-        # As a convolution does it: a bias in float32 would make the rest of a layer so too.
-        return mixed + self.bias.to(mixed.dtype)
+    output: Tensor
+    hidden: State | None
 
 
 class ConvRNNCell(RecurrentCell):
@@ -155,27 +40,29 @@ class ConvRNNCell(RecurrentCell):
         h_l <- cell_l(U_l(x_{l-1}) + B_l(later layers' outputs, of the step before), h_l)
         y_l <- A_l(output(h_l), x_{l-1})
 
-    With delay 1 x too is of the step before, so that each connection takes a step; with delay 0 it
-    is of this one. The equilibria are the same.
+    (``+`` or another combination, see :class:`Connection`; a cell whose ``drive_parts`` say so is
+    given the feedback, or x too, by itself.) With delay 1 x too is of the step before, so that each
+    connection takes a step; with delay 0 it is of this one. The equilibria are the same.
 
     A run takes at least as many steps as the image needs to arrive at every output: with delay 1,
     as there are layers from the first of the loop to the last output.
 
     The state holds the outputs y that the next step or the caller reads, then the states h. All
-    start at zero; the drive, constant, reaches the first layer in the first step. The paper counts
-    its steps from the image instead, and before the drive arrives its layers see their biases.
+    are zero at first. A network whose image has further layers to pass before the loop runs on
+    meanwhile, see :meth:`first_state`.
 
     Args:
         graph: the network; its loop is what this cell runs. The drive is the output of the layer
             before the loop, after its pooling, or the image.
-        cells: the local cells by the names of their layers, with drive and output of the layer's
-            channels and of equal size.
+        cells: the local cells by the names of their layers, with the drives and outputs that the
+            graph says and states as high and wide as those.
         delay: 1 or 0.
         outputs: names of layers of the loop that :meth:`features` gives.
+        connection: how feedback reaches the layers; as published by default.
 
     Raises:
-        ValueError: there is no loop, another delay, an output outside the loop, or cells for other
-            layers, or of other shapes, than the graph's.
+        ValueError: there is no loop, another delay, an output outside the loop, cells for other
+            layers, or of other shapes, than the graph's, or a combination that no layer uses.
     """
 
     def __init__(
@@ -185,22 +72,23 @@ class ConvRNNCell(RecurrentCell):
         *,
         delay: int = 1,
         outputs: Collection[str],
+        connection: Connection | None = None,
     ) -> None:
         if not graph.loop:
             raise ValueError("the network has neither cells nor feedback: nothing is recurrent")
         if delay not in DELAYS:
             raise ValueError(f"delay must be 1 or 0, got {delay!r}")
-        wanted = {layer.name: layer.channels for layer in graph.loop if layer.cell}
+        wanted = [layer.name for layer in graph.loop if layer.cell]
         if set(wanted) != set(cells):
             raise ValueError(f"cells are needed for {sorted(wanted)}, got some for {sorted(cells)}")
-        for name, channels in wanted.items():
-            _check_cell(cells[name], name, channels)
+        for name in wanted:
+            _check_cell(cells[name], graph, name)
         loop = {layer.name: layer for layer in graph.loop}
         names = list(loop)
         if not outputs or not set(outputs) <= set(names):
             raise ValueError(f"outputs must be among the layers {names}, got {list(outputs)}")
         self.outputs = [name for name in names if name in outputs]
-        super().__init__(loop[self.outputs[-1]].channels, graph.in_channels(names[0]))
+        super().__init__(loop[self.outputs[-1]].out_channels, graph.in_channels(names[0]))
         self.least_steps = max(graph.arrival(name, delay) for name in self.outputs)
         self.graph = graph
         self.delay = delay
@@ -210,8 +98,10 @@ class ConvRNNCell(RecurrentCell):
         self.cells = nn.ModuleDict({name: cells[name] for name in wanted})
         self.feedback = nn.ModuleDict()
         for name, layer in loop.items():
-            if widths := {source.name: source.channels for source in graph.sources(name)}:
-                self.feedback[name] = Feedback(widths, layer.channels)
+            if widths := {source.name: source.out_channels for source in graph.sources(name)}:
+                self.feedback[name] = Feedback(widths, layer.channels, connection)
+        if connection is not None and connection.combination != "add":
+            _check_combination(connection.combination, cells, list(self.feedback))
         sources = {source for source, _ in graph.feedback}
         # What is read a step later, and with the outputs what a state holds.
         self._last = names[-1]
@@ -225,35 +115,87 @@ class ConvRNNCell(RecurrentCell):
     def forward(self, drive: Tensor, state: State) -> tuple[Tensor, ...]:
         """Take one step; drive is ``(N, C_drive, H, W)``, state as :meth:`initial_state` has it."""
         before, hidden = self._taken_apart(state)
-        read = {name: self._layer(name).pooled(before[name]) for name in self._delayed}
-        outputs: dict[str, Tensor] = {}
+        read = {name: self.layer(name).pooled(before[name]) for name in self._delayed}
+        results: dict[str, LayerResult] = {}
         x = drive
         for name in self.layers:
-            layer = self._layer(name)
-            h = layer.drive(x)
-            if name in self.feedback:
-                h = h + self.feedback[name](read, h.shape[-2:])
-            if name in self.cells:
-                hidden[name] = self._cell(name)(h, hidden[name])
-                h = self._cell(name).output(hidden[name])
-            outputs[name] = layer.finish(h, x)
+            results[name] = self.advance(name, x, read, hidden.get(name))
             if name != self._last:
-                x = read[name] if self.delay else layer.pooled(outputs[name])
-        return self._put_together(outputs, hidden)
+                x = read[name] if self.delay else self.layer(name).pooled(results[name].output)
+        return self._put_together(results)
+
+    def advance(
+        self, name: str, x: Tensor, read: Mapping[str, Tensor], hidden: State | None
+    ) -> LayerResult:
+        """Let one layer take its step.
+
+        Args:
+            name: of the layer.
+            x: what it reads of the layer before, ``(N, C_in, H, W)``.
+            read: what it reads of the layers that feed back to it, by their names, ``(N, C, H, W)``
+                or ``(1, C, H, W)``.
+            hidden: the state of its cell, of N samples; None where it holds none.
+        """
+        layer = self.layer(name)
+        u = layer.drive(x)
+        parts = {"drive": u, "input": x}
+        taken = self._cell(name).drive_parts if name in self.cells else ("drive",)
+        if name in self.feedback:
+            feedback = cast(Feedback, self.feedback[name])
+            f = feedback(read, u.shape[-2:])
+            if "feedback" in taken:
+                parts["feedback"] = f.expand_as(u)
+            else:
+                parts["drive"] = feedback.combined(u, f)
+        if hidden is None:
+            h = parts["drive"]
+        else:
+            cell = self._cell(name)
+            drives = tuple(parts[part] for part in taken if part in parts)
+            hidden = cell(drives if len(drives) > 1 else drives[0], hidden)
+            h = cell.output(hidden)
+        return LayerResult(layer.finish(h, x), hidden)
+
+    def initial_layers(self, drive: Tensor) -> dict[str, LayerResult]:
+        """What the layers have at the very first, by their names: zeros.
+
+        Args:
+            drive: ``(N, C_drive, H, W)``; its values do not matter.
+        """
+        size = drive.shape[-2:]
+        samples = drive.shape[0]
+        results: dict[str, LayerResult] = {}
+        for layer in self.graph.loop:
+            parts = {"input": drive.new_zeros(samples, self.graph.in_channels(layer.name), *size)}
+            size = _divided(size, layer.stride)
+            for part in ("drive", "feedback"):
+                parts[part] = drive.new_zeros(samples, layer.channels, *size)
+            hidden = None
+            if layer.cell:
+                cell = self._cell(layer.name)
+                zeros: Drive = tuple(parts[part] for part in cell.drive_parts)
+                hidden = cell.initial_state(zeros if len(zeros) > 1 else zeros[0])
+            output = drive.new_zeros(samples, layer.out_channels, *size)
+            results[layer.name] = LayerResult(output, hidden)
+            size = _divided(size, 2 if layer.pool else 1)
+        return results
 
     def initial_state(self, drive: Tensor) -> tuple[Tensor, ...]:
         """Zeros, of the sizes that the layers have for this drive ``(N, C_drive, H, W)``."""
-        size = drive.shape[-2:]
-        outputs: dict[str, Tensor] = {}
-        hidden: dict[str, State] = {}
-        for layer in self.graph.loop:
-            size = _divided(size, layer.stride)
-            zeros = drive.new_zeros(drive.shape[0], layer.channels, *size)
-            outputs[layer.name] = zeros
-            if layer.cell:
-                hidden[layer.name] = self._cell(layer.name).initial_state(zeros)
-            size = _divided(size, 2 if layer.pool else 1)
-        return self._put_together(outputs, hidden)
+        return self._put_together(self.initial_layers(drive))
+
+    def first_state(self, earlier: Iterable[Tensor], drive: Tensor) -> tuple[Tensor, ...]:
+        """The state in which the image finds the loop, when it has run on other drives before.
+
+        Args:
+            earlier: these drives, in their order, each ``(1, C_drive, H, W)``: all samples share
+                them.
+            drive: that of the image, ``(N, C_drive, H, W)``, of the same height and width.
+        """
+        state = self.initial_state(drive[:1])
+        for given in earlier:
+            state = self(given, state)
+        return tuple(t.expand(drive.shape[0], *t.shape[1:]) for t in state)
 
     def features(self, state: State) -> dict[str, Tensor]:
         """The chosen layers' outputs ``(N, C, H, W)``, before pooling, by their names."""
@@ -264,18 +206,21 @@ class ConvRNNCell(RecurrentCell):
         """The output of the last of the chosen layers."""
         return list(self.features(state).values())[-1]
 
-    def _layer(self, name: str) -> ConvLayer:
+    def layer(self, name: str) -> ConvLayer:
+        """The convolutions of a layer."""
         return cast(ConvLayer, self.layers[name])
 
     def _cell(self, name: str) -> RecurrentCell:
         return cast(RecurrentCell, self.cells[name])
 
-    def _put_together(
-        self, outputs: Mapping[str, Tensor], hidden: Mapping[str, State]
-    ) -> tuple[Tensor, ...]:
+    def _put_together(self, results: Mapping[str, LayerResult]) -> tuple[Tensor, ...]:
         """A state of the layers' outputs and of their cells' states."""
-        kept = [outputs[name] for name in self._kept]
-        return (*kept, *(t for name in self.cells for t in to_tensors(hidden[name])))
+        state = [results[name].output for name in self._kept]
+        for name in self.cells:
+            hidden = results[name].hidden
+            assert hidden is not None
+            state += to_tensors(hidden)
+        return tuple(state)
 
     def _taken_apart(self, state: State) -> tuple[dict[str, Tensor], dict[str, State]]:
         """The inverse of :meth:`_put_together`."""
@@ -294,10 +239,42 @@ def _divided(size: torch.Size, by: int) -> torch.Size:
     return torch.Size(math.ceil(side / by) for side in size)
 
 
-def _check_cell(cell: RecurrentCell, name: str, channels: int) -> None:
-    if (cell.channels, cell.drive_channels) != (channels, channels):
+def _check_cell(cell: RecurrentCell, graph: ConvRNNGraph, name: str) -> None:
+    layer = graph[name]
+    there = {"drive": layer.channels, "input": graph.in_channels(name)}
+    if graph.sources(name):
+        there["feedback"] = layer.channels
+    parts = cell.drive_parts
+    if lacking := [part for part in parts if part not in there]:
         raise ValueError(
-            f"the cell of layer {name!r} must have drive and output of the layer's {channels} "
-            f"channels; it takes {cell.drive_channels} and gives {cell.channels}"
+            f"the cell of layer {name!r} is driven by {lacking[0]!r}, but layer {name!r} has "
+            f"{', '.join(map(repr, there))} alone"
+        )
+    if "input" in parts and layer.stride > 1:
+        raise ValueError(
+            f"the cell of layer {name!r} reads the layer's input, which must be as high and wide "
+            f"as its drive: the stride must be 1, got {layer.stride}"
+        )
+    wanted, given = tuple(there[part] for part in parts), cell.part_channels()
+    if (wanted, layer.cell_channels) != (given, cell.channels):
+        raise ValueError(
+            f"the cell of layer {name!r} must take {', '.join(parts)} of {_channels(wanted)} "
+            f"channels and give {layer.cell_channels}; it takes {_channels(given)} and gives "
+            f"{cell.channels}"
         )
     check_keeps_size(f"level {name}", cell)
+
+
+def _channels(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _check_combination(
+    combination: str, cells: Mapping[str, RecurrentCell], targets: list[str]
+) -> None:
+    own = [name for name in targets if name in cells and "feedback" in cells[name].drive_parts]
+    if targets and len(own) == len(targets):
+        raise ValueError(
+            f"no layer combines drive and feedback by {combination!r}: the cells of "
+            f"{', '.join(own)} take feedback by themselves"
+        )

@@ -8,15 +8,38 @@ with a constant image they are run once; those from there on make up the loop.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
+from typing import Any
 
-from rpanoptic.recurrent.checks import check_count
+from rpanoptic.recurrent.cells.parts import NONLINEARITIES
+from rpanoptic.recurrent.checks import check_choice, check_count
 
-TEN_LAYERS = tuple(f"conv{place}" for place in range(1, 11))
-# Those that a max-pooling follows.
-TEN_LAYERS_POOLED = ("conv1", "conv4", "conv6", "conv7", "conv10")
+ACTIVATIONS = (*NONLINEARITIES, "")
+
+
+@dataclass(frozen=True)
+class CellSpec:
+    """The recurrent cell of a layer.
+
+    Args:
+        name: in :data:`rpanoptic.recurrent.CELLS`; "" where the builder of the network chooses.
+        channels: of its output; None for as many as the layer's convolution has.
+        options: keyword arguments of the cell's class.
+
+    Raises:
+        ValueError: channels below 1.
+    """
+
+    name: str = ""
+    channels: int | None = None
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        if self.channels is not None:
+            check_count("channels of a cell", self.channels, least=1)
 
 
 @dataclass(frozen=True)
@@ -25,16 +48,18 @@ class Layer:
 
     Args:
         name: such as "conv4".
-        channels: of its output.
-        kernel_size: side of the kernel of its first convolution, in pixels.
+        channels: of its convolution, which drives the cell.
+        kernel_size: side of the kernel of that convolution, in pixels.
         stride: of that convolution.
         pool: whether a 2 x 2 max-pooling stands between it and whatever reads it.
         residual: whether it is a residual block of two convolutions, the cell between them; else
             a convolution and the cell.
-        cell: whether it holds a recurrent cell.
+        activation: what follows its convolutions: "elu" or another of ``NONLINEARITIES``, or ""
+            for nothing.
+        cell: its recurrent cell; None where it holds none. True stands for ``CellSpec()``.
 
     Raises:
-        ValueError: a number below 1, or a residual layer with a stride.
+        ValueError: a number below 1, an unknown activation, or a residual layer with a stride.
     """
 
     name: str
@@ -43,13 +68,28 @@ class Layer:
     stride: int = 1
     pool: bool = False
     residual: bool = False
-    cell: bool = False
+    activation: str = "elu"
+    cell: CellSpec | bool | None = None
 
     def __post_init__(self) -> None:
-        for field in ("channels", "kernel_size", "stride"):
-            check_count(f"{field} of layer {self.name!r}", getattr(self, field), least=1)
+        for option in ("channels", "kernel_size", "stride"):
+            check_count(f"{option} of layer {self.name!r}", getattr(self, option), least=1)
+        check_choice(f"activation of layer {self.name!r}", self.activation, ACTIVATIONS)
         if self.residual and self.stride > 1:
             raise ValueError(f"layer {self.name!r} is residual, so its stride must be 1")
+        if isinstance(self.cell, bool):
+            object.__setattr__(self, "cell", CellSpec() if self.cell else None)
+
+    @property
+    def cell_channels(self) -> int:
+        """Channels that the cell puts out, or the convolution where there is none."""
+        own = self.cell.channels if isinstance(self.cell, CellSpec) else None
+        return own or self.channels
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of its output, which a residual layer's second convolution makes."""
+        return self.channels if self.residual else self.cell_channels
 
 
 @dataclass(frozen=True)
@@ -110,7 +150,7 @@ class ConvRNNGraph:
             ValueError: there is none; the known names are listed.
         """
         if feature not in self.features:
-            raise ValueError(_unknown("output", feature, self.features))
+            raise ValueError(unknown("output", feature, self.features))
         return self.features[feature]
 
     @cached_property
@@ -134,7 +174,7 @@ class ConvRNNGraph:
     def in_channels(self, name: str) -> int:
         """Channels that a layer takes from the one before it, or from the image."""
         place = self.names.index(name)
-        return self.layers[place - 1].channels if place else self.input_channels
+        return self.layers[place - 1].out_channels if place else self.input_channels
 
     def sources(self, target: str) -> tuple[Layer, ...]:
         """The layers that feed back to ``target``, in the order of their edges."""
@@ -184,62 +224,27 @@ class ConvRNNGraph:
 
     def _checked(self, name: str, where: str) -> str:
         if name not in self.names:
-            raise ValueError(f"{where}: {_unknown('layer', name, self.names)}")
+            raise ValueError(f"{where}: {unknown('layer', name, self.names)}")
         return name
 
 
-def ten_layers(
-    widths: Sequence[int],
-    *,
-    cells: Iterable[str] = (),
-    feedback: Iterable[Sequence[str]] = (),
-    residual: bool = False,
-    input_channels: int = 3,
-) -> ConvRNNGraph:
-    """The "intermediate" network of the paper, of ten layers conv1 to conv10.
-
-    conv1 is a 7 x 7 convolution of stride 2, the others have kernels of 3 x 3; a max-pooling
-    follows conv1, conv4, conv6, conv7 and conv10.
-
-    Args:
-        widths: channels of the ten layers.
-        cells: names of the layers that hold a cell.
-        feedback: edges, as :class:`ConvRNNGraph` takes them.
-        residual: whether conv2 to conv10 are residual blocks.
-        input_channels: channels of the image.
+def edges(pairs: Iterable[Sequence[str]]) -> tuple[tuple[str, str], ...]:
+    """Feedback edges as :class:`ConvRNNGraph` takes them.
 
     Raises:
-        ValueError: not ten widths, an unknown layer, or an edge that :class:`ConvRNNGraph` refuses.
+        ValueError: one is no pair.
     """
-    if len(widths) != len(TEN_LAYERS):
-        raise ValueError(f"the network has {len(TEN_LAYERS)} layers; got {len(widths)} widths")
-    cells = tuple(cells)
-    for name in cells:
-        if name not in TEN_LAYERS:
-            raise ValueError(f"a cell in {_unknown('layer', name, TEN_LAYERS)}")
-    layers = tuple(
-        Layer(
-            name,
-            width,
-            kernel_size=7 if name == "conv1" else 3,
-            stride=2 if name == "conv1" else 1,
-            pool=name in TEN_LAYERS_POOLED,
-            residual=residual and name != "conv1",
-            cell=name in cells,
-        )
-        for name, width in zip(TEN_LAYERS, widths, strict=True)
-    )
-    return ConvRNNGraph(layers, tuple(_edge(pair) for pair in feedback), input_channels)
+    found = []
+    for pair in pairs:
+        if isinstance(pair, str) or len(pair) != 2:
+            raise ValueError(f"a feedback edge is a pair of layers, got {pair!r}")
+        source, target = pair
+        found.append((source, target))
+    return tuple(found)
 
 
-def _edge(pair: Sequence[str]) -> tuple[str, str]:
-    if isinstance(pair, str) or len(pair) != 2:
-        raise ValueError(f"a feedback edge is a pair of layers, got {pair!r}")
-    source, target = pair
-    return source, target
-
-
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+def unknown(kind: str, name: object, known: Iterable[str]) -> str:
+    """A message on a name that is not among the known ones, with the closest of these."""
     known = tuple(known)
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""

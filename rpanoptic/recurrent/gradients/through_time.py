@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -17,7 +19,7 @@ from rpanoptic.recurrent.gradients.base import (
 )
 from rpanoptic.recurrent.gradients.compiled import twice_differentiable
 from rpanoptic.recurrent.jacobian import StepJacobian
-from rpanoptic.recurrent.relaxation import Relaxation, Step
+from rpanoptic.recurrent.relaxation import Relaxation
 from rpanoptic.recurrent.state import State, like, to_tensors
 
 
@@ -40,10 +42,11 @@ class BPTT(GradientMethod):
 
     def __call__(self, step: CellStep, state: State, steps: int) -> Rollout:
         run = Relaxation(state, self.config.forward)
-        run.advance(self._taped(step), steps - 1)
+        run.advance(self.taped(step), steps - 1)
         return self._finish(step, run)
 
-    def _taped(self, step: Step) -> Step:
+    def taped(self, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """The step, or any function of tensors that stands for it, as it is put on the tape."""
         return step
 
     def _finish(self, step: CellStep, run: Relaxation) -> Rollout:
@@ -54,7 +57,7 @@ class BPTT(GradientMethod):
             tensors = tuple(t if t.requires_grad else t.detach().requires_grad_() for t in tensors)
             previous = like(tensors, previous)
         with twice_differentiable(step.cell) if self.penalised else nullcontext():
-            last = self._taped(step)(previous)
+            last = self.taped(step)(previous)
         jacobian = StepJacobian(to_tensors(last), to_tensors(previous))
         return Rollout(last, previous, last, run.steps + 1, jacobian.column_sums)
 
@@ -86,7 +89,8 @@ class CheckpointedBPTT(BPTT):
     everything that a step computes; time grows by one more forward run.
     """
 
-    def _taped(self, step: Step) -> Step:
+    def taped(self, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """The step as one that is computed again in the backward pass."""
         # A cell draws no random numbers, so that there is no generator to be put back.
         again = convolutions_as_here()
         return lambda state: checkpoint(

@@ -12,12 +12,11 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.errors import CheckpointError, ConfigError
-from rpanoptic.modeling.backbone import ConvRNN, ConvRNNCell, ConvRNNGraph, ten_layers
-from rpanoptic.modeling.backbone.conv_rnn_graph import TEN_LAYERS, Layer
+from rpanoptic.modeling.backbone import ConvRNN, ConvRNNCell, ConvRNNGraph, Layer, ten_layers
+from rpanoptic.modeling.backbone.conv_rnn_layers import TEN_LAYERS
 from rpanoptic.recurrent import (
     CELLS,
     GRADIENTS,
@@ -27,11 +26,11 @@ from rpanoptic.recurrent import (
     build_cell,
     steps_at_test,
 )
-from tests.modeling.backbone.tiny import images, tiny_backbone, total
+from tests.modeling.backbone.by_hand import unrolled_by_hand
+from tests.modeling.backbone.tiny import WIDTHS, images, ten_layer_dicts, tiny_backbone, total
 from tests.modeling.meta_arch.models import picture, tiny_model
 from tests.recurrent.helpers import assert_gradients_close
 
-WIDTHS = [4, 4, 4, 6, 6, 8, 8, 10, 10, 10]
 OUTPUTS = {"res2": "conv4", "res3": "conv6", "res4": "conv7", "res5": "conv10"}
 NODE = "RECURRENT__CONVRNN__"
 PENALTY = "loss_lipschitz_convrnn"
@@ -39,75 +38,15 @@ PENALTY = "loss_lipschitz_convrnn"
 
 def conv_rnn(**node: Any) -> ConvRNN:
     """The ten layers with few channels; ``node`` are keys of its config."""
-    options = {"WIDTHS": WIDTHS, "STEPS": 8, "ON_FAILURE": "record"} | node
+    options = {"LAYERS": ten_layer_dicts(), "STEPS": 8, "ON_FAILURE": "record"} | node
     return tiny_backbone("build_convrnn_backbone", **{NODE + k: v for k, v in options.items()})
 
 
-def by_hand(net: ConvRNN, image: Tensor, steps: int, delay: int) -> list[dict[str, Tensor]]:
-    """Outputs of all layers after each step, with the paper's operations written out.
-
-    The image is 33 x 50, whose paddings of the first convolution are (3, 3) and (2, 3).
-    """
-    weights = dict(net.named_parameters())
-    graph = net.graph
-    cell = net.recurrence.cell
-
-    def conv(x: Tensor, key: str) -> Tensor:
-        weight = weights[f"{key}.weight"]
-        return F.conv2d(x, weight, weights.get(f"{key}.bias"), padding=weight.shape[-1] // 2)
-
-    def finish(name: str, h: Tensor, x: Tensor) -> Tensor:
-        key = f"recurrence.cell.layers.{name}"
-        if f"{key}.conv_out.weight" not in weights:
-            return h
-        skip = conv(x, f"{key}.shortcut") if f"{key}.shortcut.weight" in weights else x
-        return F.elu(conv(h, f"{key}.conv_out") + skip)
-
-    def pool(name: str, y: Tensor) -> Tensor:
-        odd = (0, y.shape[-1] % 2, 0, y.shape[-2] % 2)
-        return F.max_pool2d(F.pad(y, odd, value=-math.inf), 2) if graph[name].pool else y
-
-    first = F.pad(image, (2, 3, 3, 3))
-    first = F.conv2d(
-        first, weights["layers.conv1.conv.weight"], weights["layers.conv1.conv.bias"], 2
-    )
-    drive = pool("conv1", F.elu(first))
-    for name in ("conv2", "conv3"):
-        drive = net.layers[name](drive)
-
-    names = TEN_LAYERS[3:]
-    sizes = {}
-    size = drive.shape[-2:]
-    for name in names:
-        sizes[name] = size
-        size = tuple(math.ceil(s / 2) for s in size) if graph[name].pool else size
-    zeros = {
-        name: drive.new_zeros(len(image), graph[name].channels, *sizes[name]) for name in names
-    }
-    read = {name: pool(name, zeros[name]) for name in names}
-    hidden = {name: cell.cells[name].initial_state(zeros[name]) for name in names}
-    history = []
-    for _ in range(steps):
-        outputs, now, x = {}, {}, drive
-        for name in names:
-            u = F.elu(conv(x, f"recurrence.cell.layers.{name}.conv"))
-            sources = [source.name for source in graph.sources(name)]
-            if sources:
-                resized = [
-                    F.interpolate(read[s], sizes[name], mode="bilinear", align_corners=True)
-                    for s in sources
-                ]
-                key = f"recurrence.cell.feedback.{name}"
-                mixing = torch.cat([weights[f"{key}.convs.{s}.weight"] for s in sources], dim=1)
-                bias = weights[f"{key}.bias"].flatten()
-                u = u + F.conv2d(torch.cat(resized, dim=1), mixing, bias)
-            hidden[name] = cell.cells[name](u, hidden[name])
-            outputs[name] = finish(name, cell.cells[name].output(hidden[name]), x)
-            now[name] = pool(name, outputs[name])
-            x = read[name] if delay else now[name]
-        read = now
-        history.append(outputs)
-    return history
+def layers(**changes: Any) -> list[dict[str, Any]]:
+    """The ten layers, conv4 with other keys."""
+    made = ten_layer_dicts()
+    made[3] |= changes
+    return made
 
 
 def assert_same(net: Any, features: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -126,14 +65,14 @@ def assert_same(net: Any, features: dict[str, Tensor], expected: dict[str, Tenso
 @pytest.mark.parametrize("delay", [0, 1])
 @pytest.mark.parametrize("residual", [True, False])
 def test_agrees_with_the_unrolled_network(delay: int, residual: bool) -> None:
-    net = conv_rnn(DELAY=delay, RESIDUAL=residual, GRADIENT="bptt").double()
+    net = conv_rnn(DELAY=delay, LAYERS=ten_layer_dicts(residual=residual), GRADIENT="bptt").double()
     with torch.no_grad():
         # Biases off zero, or a missing one would not show.
         for parameter in net.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     image = images(2, 33, 50).double()
     features = net(image)
-    last = by_hand(net, image, 8, delay)[-1]
+    last = unrolled_by_hand(net, image, 8, delay)[-1]
     expected = {feature: last[name] for feature, name in OUTPUTS.items()}
     assert_same(net, features, expected)
 
@@ -143,7 +82,7 @@ def test_mean_is_over_the_steps_from_the_arrival(gradient: str) -> None:
     net = conv_rnn(READOUT="mean", GRADIENT=gradient, STEPS=9).double()
     image = images(1, 33, 50).double()
     features = net(image)
-    history = by_hand(net, image, 9, delay=1)
+    history = unrolled_by_hand(net, image, 9, delay=1)
     arrivals = {"res2": 1, "res3": 3, "res4": 4, "res5": 7}
     expected = {
         f: torch.stack([step[OUTPUTS[f]] for step in history[first - 1 :]]).mean(dim=0)
@@ -281,9 +220,8 @@ def test_untrained_it_settles_with_tanh_and_not_with_elu(delay: int) -> None:
     changes = {}
     for nonlinearity in ("tanh", "elu"):
         net = conv_rnn(
-            WIDTHS=[8, 8, 8, 16, 16, 32, 32, 64, 64, 64],
+            LAYERS=ten_layer_dicts([8, 8, 8, 16, 16, 32, 32, 64, 64, 64], residual=True),
             NONLINEARITY=nonlinearity,
-            RESIDUAL=True,
             DELAY=delay,
             STEPS=60,
         )
@@ -324,7 +262,7 @@ def test_the_penalty_is_there_only_where_it_is_trained_with() -> None:
 
 
 def test_without_cells_and_feedback_it_is_feed_forward() -> None:
-    net = conv_rnn(LAYERS=[], FEEDBACK=[], RESIDUAL=True)
+    net = conv_rnn(LAYERS=ten_layer_dicts(cells=(), residual=True), FEEDBACK=[])
     assert net.recurrence is None
     features = net(images(1, 32, 32))
     total(features).backward()
@@ -338,14 +276,14 @@ def test_without_cells_and_feedback_it_is_feed_forward() -> None:
 
 
 def test_feedback_without_cells() -> None:
-    net = conv_rnn(LAYERS=[], GRADIENT="bptt").double()
+    net = conv_rnn(LAYERS=ten_layer_dicts(cells=()), GRADIENT="bptt").double()
     assert [layer.name for layer in net.graph.loop] == list(TEN_LAYERS[4:])
     total(net(images(1, 64, 64).double())).backward()
     assert all(p.grad is not None and p.grad.any() for p in net.parameters())
 
 
 def test_norm_of_the_outputs() -> None:
-    net = conv_rnn(WIDTHS=[4, 4, 4, *[32] * 7], OUTPUT_NORM="GN")
+    net = conv_rnn(LAYERS=ten_layer_dicts([4, 4, 4, *[32] * 7]), OUTPUT_NORM="GN")
     for feature in net(images(1, 64, 64)).values():
         mean = feature.unflatten(1, (32, 1)).mean(dim=(2, 3, 4))
         torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-5)
@@ -389,8 +327,38 @@ def test_other_images_are_refused() -> None:
         ({"STEPS_TEST": 3}, ["steps_test must be at least 7, got 3", "ConvRNNCell"]),
         ({"FEEDBACK": [["conv8", "conv15"]]}, ["['conv8', 'conv15']", "known: conv1"]),
         ({"FEEDBACK": [["conv8", "conv8"]]}, ["an earlier one"]),
-        ({"LAYERS": ["conv4", "fc"]}, ["'fc'", "known: conv1"]),
-        ({"WIDTHS": [4] * 9}, ["10 layers", "9 widths"]),
+        ({"LAYERS": ["conv4"]}, ["LAYERS", "layer 1 must be a mapping", "'conv4'"]),
+        ({"LAYERS": []}, ["LAYERS", "at least one layer"]),
+        ({"LAYERS": layers(chanels=4)}, ["LAYERS", "'chanels'", "known: name", "mean 'channels'"]),
+        ({"LAYERS": layers(channels=None)}, ["channels of layer 'conv4'", "integer"]),
+        ({"LAYERS": [{"name": "conv1"}]}, ["LAYERS", "layer 'conv1' has no 'channels'"]),
+        ({"LAYERS": [{"channels": 4}]}, ["LAYERS", "layer 1 has no 'name'"]),
+        ({"LAYERS": layers(name="conv 4")}, ["layer 'conv 4'", "letters, digits"]),
+        ({"LAYERS": layers(pool=2)}, ["pool of layer 'conv4'", "True or False"]),
+        ({"LAYERS": layers(activation="gelu")}, ["activation of layer 'conv4'", "'elu'", "gelu"]),
+        ({"LAYERS": layers(cell=4)}, ["cell of layer 'conv4'", "name of a cell"]),
+        ({"LAYERS": layers(cell="conv_gruu")}, ["layer 'conv4'", "Did you mean 'conv_gru'"]),
+        (
+            {"LAYERS": layers(cell={"name": "conv_gru", "kernel": 3})},
+            ["layer 'conv4'", "unknown option 'kernel'", "mean 'kernel_size'"],
+        ),
+        (
+            {"LAYERS": layers(cell={"name": "ugrnn", "kernel_size": "3"})},
+            ["LAYERS", "cell of layer 'conv4'"],
+        ),
+        (
+            {"LAYERS": layers(cell={"name": "time_decay", "channels": 4})},
+            ["layer 'conv4'", "equal channels (4)", "got 6"],
+        ),
+        ({"WIDTH": 0.0}, ["width", "above 0"]),
+        ({"CONNECTION__COMBINATION": "sum"}, ["CONNECTION", "'multiply'", "'sum'"]),
+        ({"CONNECTION__KERNEL_SIZE": 0}, ["CONNECTION", "kernel_size", "at least 1"]),
+        ({"CONNECTION__NONLINEARITY": "gelu"}, ["CONNECTION", "'elu'", "'gelu'"]),
+        ({"BLANK": "black"}, ["BLANK", "'pixel_grey'", "'black'"]),
+        ({"SCHEDULE": "lazy"}, ["schedule", "'pruned'", "'lazy'"]),
+        ({"SCHEDULE": "pruned", "GRADIENT": "crbp"}, ["'pruned'", "'bptt'", "'crbp'"]),
+        ({"IMAGE_STEPS": -1}, ["image_steps", "at least 0"]),
+        ({"IMAGE_STEPS": 3, "GRADIENT": "rbp"}, ["goes off", "'bptt'", "a constant image"]),
         ({"CELL": "top_down"}, ["TopDown", "as high and wide as its drive"]),
         ({"CELL": "reciprocal"}, ["CELL", "'reciprocal_gated'"]),
         ({"DELAY": 2}, ["delay must be 1 or 0", "2"]),
@@ -458,7 +426,7 @@ def test_weights_of_a_resnet_are_refused(heuristics: bool, tmp_path: Path) -> No
         PanopticCheckpointer(model).resume_or_load(str(file), resume=False)
 
 
-TINY = {NODE + "WIDTHS": WIDTHS, NODE + "STEPS": 7, NODE + "ON_FAILURE": "record"}
+TINY = {NODE + "LAYERS": ten_layer_dicts(), NODE + "STEPS": 7, NODE + "ON_FAILURE": "record"}
 
 
 def test_a_panoptic_model_trains_and_infers(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from rpanoptic.modeling.backbone import ConvRNN, ConvRNNGraph, ten_layers
-from rpanoptic.modeling.backbone.conv_rnn_graph import TEN_LAYERS, Layer
+from rpanoptic.modeling.backbone import ConvRNN, ConvRNNGraph, Layer, ten_layers
+from rpanoptic.modeling.backbone.conv_rnn_layers import TEN_LAYERS
 from rpanoptic.recurrent import build_cell
 
 WIDTHS = [64, 64, 64, 128, 128, 256, 256, 512, 512, 512]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from detectron2.modeling import Backbone, build_backbone, build_model
 
 import rpanoptic.modeling  # noqa: F401  registers the backbones
 from rpanoptic import add_rpanoptic_config
+from rpanoptic.modeling.backbone.conv_rnn_layers import TEN_LAYERS, TEN_LAYERS_POOLED
 from rpanoptic.modeling.penalty import take_penalties
 from rpanoptic.recurrent import recurrent_blocks
 
@@ -17,6 +19,8 @@ FPN_CHANNELS = 16
 # A ResNet-50 of a few channels is far smaller than a ResNet-18, whose widths are fixed.
 STAGE_CHANNELS = {"res2": 8, "res3": 16, "res4": 32, "res5": 64}
 STAGES = list(STAGE_CHANNELS)
+# Of the ten layers of a ConvRNN.
+WIDTHS = (4, 4, 4, 6, 6, 8, 8, 10, 10, 10)
 
 
 def tiny_backbone_cfg(name: str, **changes: Any) -> CfgNode:
@@ -49,6 +53,27 @@ def tiny_backbone(name: str, seed: int = 0, **changes: Any) -> Backbone:
     """The backbone of :func:`tiny_backbone_cfg`, in training mode."""
     torch.manual_seed(seed)
     return build_backbone(tiny_backbone_cfg(name, **changes))
+
+
+def ten_layer_dicts(
+    widths: Sequence[int] = WIDTHS,
+    cells: Collection[str] = TEN_LAYERS[3:],
+    *,
+    residual: bool = False,
+) -> list[dict[str, Any]]:
+    """The ten layers of a ConvRNN as its config lists them."""
+    first = {"kernel_size": 7, "stride": 2}
+    return [
+        {
+            "name": name,
+            "channels": width,
+            "pool": name in TEN_LAYERS_POOLED,
+            "residual": residual and name != "conv1",
+            "cell": name in cells,
+            **(first if name == "conv1" else {}),
+        }
+        for name, width in zip(TEN_LAYERS, widths, strict=True)
+    ]
 
 
 def images(samples: int, height: int, width: int, seed: int = 1) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rpanoptic.modeling.backbone.conv_rnn_cell import variance_scaling_
+from rpanoptic.recurrent.cells.parts import variance_scaling_
 from rpanoptic.recurrent.checks import check_choice, check_count
 
 PREDICTORS = ("linear", "convolution")
