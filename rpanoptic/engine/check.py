@@ -20,6 +20,7 @@ from fvcore.common.registry import Registry
 from torch import nn
 
 from rpanoptic.data import build_mapper, check_dataset
+from rpanoptic.engine.ema import ema_decay
 from rpanoptic.engine.setup import closest
 from rpanoptic.engine.train_step import amp_dtype, check_batch
 from rpanoptic.engine.unused import check_unused_nodes
@@ -77,6 +78,7 @@ def check_settings(cfg: CfgNode, *, eval_only: bool = False, processes: int = 1)
             an impossible setting; ``TEST.AUG.ENABLED`` is set;
             no dataset is named; the architecture, the backbone or a head is not registered;
             mixed precision in float16 is asked for without a GPU; the batch has no equal parts;
+            the decay of the average of the weights is out of range;
             a period or a limit of time is out of range.
     """
     _check_parts(cfg)
@@ -108,6 +110,7 @@ def check_settings(cfg: CfgNode, *, eval_only: bool = False, processes: int = 1)
             raise ConfigError(f"DATASETS.{split} is empty: name at least one dataset.")
     if not eval_only:
         amp_dtype(cfg)
+        ema_decay(cfg)
         check_batch(cfg, processes)
 
 

@@ -113,7 +113,7 @@ class PanopticCheckpointer(DetectionCheckpointer):
         Args:
             name: file name without its ending.
             last: whether it becomes the last checkpoint, which a run resumes from.
-            kwargs: extra data to save.
+            kwargs: extra data to save; ``model``, other weights in place of the model's.
         """
         if not self.save_dir or not self.save_to_disk:
             return

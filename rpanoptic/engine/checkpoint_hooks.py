@@ -6,7 +6,7 @@ import logging
 import math
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
+from torch import nn
 
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.earlier_run import numbered_aside
@@ -28,7 +29,12 @@ _PERIODIC = re.compile(r"model_(\d{7,})\.pth")
 
 
 def with_checkpoint_hooks(
-    built: Sequence[HookBase | None], cfg: CfgNode, checkpointer: PanopticCheckpointer
+    built: Sequence[HookBase | None],
+    cfg: CfgNode,
+    checkpointer: PanopticCheckpointer,
+    *,
+    judged: nn.Module,
+    evaluate: Callable[[], Any],
 ) -> list[HookBase | None]:
     """Put our checkpoint hooks among Detectron2's.
 
@@ -41,9 +47,15 @@ def with_checkpoint_hooks(
         built: hooks of Detectron2's default trainer, in their order.
         cfg: config of the run.
         checkpointer: of the trainer.
+        judged: the model that is evaluated, which ``model_best.pth`` and ``model_final.pth`` hold;
+            that of the trainer or an average of it.
+        evaluate: judges it; returns results.
     """
     recent = RecentCheckpoints(
-        checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, kept=cfg.RPANOPTIC.CHECKPOINTS_KEPT
+        checkpointer,
+        cfg.SOLVER.CHECKPOINT_PERIOD,
+        kept=cfg.RPANOPTIC.CHECKPOINTS_KEPT,
+        judged=judged,
     )
     result: list[HookBase | None] = []
     for hook in built:
@@ -52,12 +64,11 @@ def with_checkpoint_hooks(
         if not isinstance(hook, hooks.EvalHook):
             result.append(hook)
             continue
-        result += [recent, Evaluation(hook._period, hook._func)]
+        result += [recent, Evaluation(hook._period, evaluate)]
         # One evaluation, at the end, chooses nothing.
         if cfg.RPANOPTIC.BEST_METRIC and cfg.TEST.EVAL_PERIOD > 0:
-            result.append(
-                BestCheckpoint(cfg.TEST.EVAL_PERIOD, checkpointer, cfg.RPANOPTIC.BEST_METRIC)
-            )
+            metric = cfg.RPANOPTIC.BEST_METRIC
+            result.append(BestCheckpoint(cfg.TEST.EVAL_PERIOD, checkpointer, metric, judged=judged))
     return result
 
 
@@ -71,17 +82,26 @@ class RecentCheckpoints(hooks.PeriodicCheckpointer):
         period: iterations between two checkpoints; the last iteration is saved as well, as
             ``model_final.pth``.
         kept: latest periodic checkpoints to keep; 0 or less keeps all.
+        judged: the model that ``model_final.pth`` holds; None for the checkpointer's.
     """
 
     #: The files, oldest first; kept by Detectron2's class.
     recent_checkpoints: list[str]
 
-    def __init__(self, checkpointer: PanopticCheckpointer, period: int, *, kept: int = 0) -> None:
+    def __init__(
+        self,
+        checkpointer: PanopticCheckpointer,
+        period: int,
+        *,
+        kept: int = 0,
+        judged: nn.Module | None = None,
+    ) -> None:
         super().__init__(checkpointer, period, max_to_keep=kept if kept > 0 else None)
+        self._judged = judged or checkpointer.model
 
     def before_train(self) -> None:
         """Count the checkpoint that was resumed from: its own state does not name it yet."""
-        super().before_train()
+        # Not super().before_train(), by which Detectron2's would write the last one too.
         if comm.is_main_process():
             self.checkpointer.remove_partial()
         start = self.trainer.start_iter
@@ -92,9 +112,14 @@ class RecentCheckpoints(hooks.PeriodicCheckpointer):
                 self.recent_checkpoints.append(file)
 
     def after_step(self) -> None:
-        """Save when the period is over, and delete what has become too old."""
-        if comm.is_main_process():
-            super().after_step()
+        """Save when the period or the training is over, and delete what has become too old."""
+        if not comm.is_main_process():
+            return
+        super().after_step()
+        iteration = self.trainer.iter
+        if iteration >= self.trainer.max_iter - 1:
+            weights = self._judged.state_dict()
+            self.checkpointer.save(f"{self.file_prefix}_final", iteration=iteration, model=weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Names of the files that are kept now."""
@@ -129,13 +154,22 @@ class BestCheckpoint(hooks.BestCheckpointer):
         period: iterations between two evaluations.
         checkpointer: writes the file.
         metric: name of the result, e.g. "panoptic_seg/PQ"; the larger the better.
+        judged: the model that is evaluated and kept; None for the checkpointer's.
     """
 
     best_metric: float | None
     best_iter: int | None
 
-    def __init__(self, period: int, checkpointer: PanopticCheckpointer, metric: str) -> None:
+    def __init__(
+        self,
+        period: int,
+        checkpointer: PanopticCheckpointer,
+        metric: str,
+        *,
+        judged: nn.Module | None = None,
+    ) -> None:
         super().__init__(period, checkpointer, metric, mode="max", file_prefix=BEST)
+        self._judged = judged or checkpointer.model
         self._told = False
         self._run: str | None = None
 
@@ -201,7 +235,8 @@ class BestCheckpoint(hooks.BestCheckpointer):
             "value": value,
             "iteration": iteration,
         }
-        self._checkpointer.save(BEST, last=False, iteration=iteration, best=best)
+        weights = self._judged.state_dict()
+        self._checkpointer.save(BEST, last=False, iteration=iteration, best=best, model=weights)
         logger.info("%s is %.4f, the best so far.", self._val_metric, value)
 
     def _tell_once(self, message: str, *args: object) -> None:

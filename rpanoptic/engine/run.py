@@ -23,7 +23,6 @@ from rpanoptic.engine.setup import existing_config_file
 from rpanoptic.engine.trainer import Trainer
 from rpanoptic.errors import CheckpointError
 from rpanoptic.evaluation import summary_table
-from rpanoptic.recurrent import unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +79,7 @@ def _train(cfg: CfgNode, *, resume: bool) -> tuple[nn.Module, dict[str, Any] | N
         logger.warning("--resume: %s holds no checkpoint, so this starts anew.", cfg.OUTPUT_DIR)
     trainer.resume_or_load(resume=resume)
     results = trainer.train()
-    return unwrapped(trainer.model), results
+    return trainer.judged, results
 
 
 def _evaluate(cfg: CfgNode, *, resume: bool) -> tuple[nn.Module, dict[str, Any] | None]:

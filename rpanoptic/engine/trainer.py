@@ -21,6 +21,7 @@ from rpanoptic.engine.check import check_penalties
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.checkpoint_hooks import with_checkpoint_hooks
 from rpanoptic.engine.cpu_norm import replace_sync_batch_norm
+from rpanoptic.engine.ema import WeightAverage, ema_decay
 from rpanoptic.engine.hooks import RecurrenceLogger
 from rpanoptic.engine.optimizers import build_optimizer
 from rpanoptic.engine.resume import with_resume_hooks
@@ -35,7 +36,8 @@ class Trainer(DefaultTrainer):
 
     It differs from :class:`detectron2.engine.DefaultTrainer` in its checkpointer, which refuses
     unsafe and unfitting files, in ``RPANOPTIC.OPTIMIZER``, in its hook for recurrent blocks,
-    and in that several processes may train on CPUs.
+    in the average of the weights that ``RPANOPTIC.EMA_DECAY`` asks for, and in that several
+    processes may train on CPUs.
 
     Args:
         cfg: a config from :func:`rpanoptic.engine.setup_config`.
@@ -59,6 +61,7 @@ class Trainer(DefaultTrainer):
         on_cpu = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
         model = create_ddp_model(model, broadcast_buffers=False, **on_cpu)
         self._trainer = build_train_step(cfg, model, data_loader, optimizer)
+        self._average = WeightAverage(model, ema_decay(cfg))
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = PanopticCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -67,9 +70,15 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's hooks and the log of the recurrent blocks."""
-        hooks = with_checkpoint_hooks(super().build_hooks(), self.cfg, self.checkpointer)
-        hooks = with_resume_hooks(hooks, self.cfg)
+        """Detectron2's hooks, ours in the place of some, and the log of the recurrent blocks."""
+        hooks = with_checkpoint_hooks(
+            super().build_hooks(),
+            self.cfg,
+            self.checkpointer,
+            judged=self.judged,
+            evaluate=self._evaluate,
+        )
+        hooks = [self._average, *with_resume_hooks(hooks, self.cfg)]
         period = self.cfg.RPANOPTIC.LOG_PERIOD
         for hook in hooks:
             if isinstance(hook, PeriodicWriter):
@@ -78,6 +87,11 @@ class Trainer(DefaultTrainer):
             # Before an evaluation, which runs the blocks too, and before the writers.
             hooks.insert(0, RecurrenceLogger(period))
         return hooks
+
+    @property
+    def judged(self) -> nn.Module:
+        """The model that is evaluated, not wrapped: the one in training or the average of it."""
+        return self._average.judged
 
     def build_writers(self) -> list[EventWriter]:
         """Detectron2's writers (terminal, JSON, TensorBoard) and a terminal line of recurrence."""
@@ -92,6 +106,11 @@ class Trainer(DefaultTrainer):
         """
         super().train()
         return getattr(self, "_last_eval_results", None) if comm.is_main_process() else None
+
+    def _evaluate(self) -> dict[str, Any]:
+        # The name by which Detectron2's train() finds them.
+        self._last_eval_results = self.test(self.cfg, self.judged)
+        return self._last_eval_results
 
     def after_train(self) -> None:
         """Let the hooks finish; the iteration is then the number of those that were done.
