@@ -28,8 +28,11 @@ from tests.paths import CONFIGS
 FILES = sorted(f for f in CONFIGS.rglob("*.yaml") if f.parent.name != "_base_")
 NAMES = [file.relative_to(CONFIGS).with_suffix("").as_posix() for file in FILES]
 PATHFINDER = [file for file in FILES if file.is_relative_to(CONFIGS / "pathfinder")]
+IMAGENET = [file for file in FILES if file.is_relative_to(CONFIGS / "imagenet")]
 SIDE = 64
 CONTOUR_SIDE = 32
+# The least that leaves the shallow networks of ImageNet a map of 2 x 2 to predict from.
+LABELLED_SIDE = 65
 
 # What makes a step of any model a matter of a second on a CPU. Nothing by which two files differ
 # is among it.
@@ -44,7 +47,6 @@ TINY = {
     "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
     "MODEL.ROI_MASK_HEAD.CONV_DIM": 32,
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
-    "MODEL.RECURRENT.CONVRNN.WIDTHS": [8] * 10,
     "TEST.DETECTIONS_PER_IMAGE": 5,
 }
 # Not for R-18, whose widths are fixed, and small.
@@ -53,6 +55,9 @@ TINY_RESNET = {
     "MODEL.RESNETS.RES2_OUT_CHANNELS": 32,
     "MODEL.RESNETS.WIDTH_PER_GROUP": 8,
 }
+
+# The channels of a ConvRNN, as a part of what they are.
+TINY_WIDTH = 1 / 32
 
 # Channels of a contour model, which then has one group of normalisation, as 25 have; and the most
 # steps that are run.
@@ -70,6 +75,8 @@ WITH_5X5 = 16 * (2 * 256 * 256 + 256 * 128 + 128)
 # two norms that the released code builds and never uses.
 CONTOUR_HGRU = {3: 14_227 - 100, 5: 34_227 - 100, 9: 104_227 - 100, 15: 284_227 - 100}
 CONTOUR_LSTM, CONTOUR_FEEDFORWARD = 1_126_452, 845_527
+# Classifiers of pictures, whose weights fit one size of them.
+OF_ONE_SIZE = ("conv_lstm_searched",)
 # What stands in README.md: each config with its number of parameters.
 ROW = re.compile(r"^\| `([\w/]+)\.yaml` \|.*?\| ([\d,]+) \|", re.MULTILINE)
 LISTED = [
@@ -117,6 +124,7 @@ def tiny_config(file: Path) -> CfgNode:
     cfg = setup_config(file, [str(word) for pair in options.items() for word in pair])
     node = cfg.MODEL.RECURRENT.PATHFINDER
     node.STEPS = min(node.STEPS, PATHFINDER_STEPS)
+    cfg.MODEL.RECURRENT.CONVRNN.WIDTH *= TINY_WIDTH
     return cfg
 
 
@@ -124,6 +132,7 @@ def tiny_config(file: Path) -> CfgNode:
 OUTPUTS = {
     "pathfinder": {"sem_seg"},
     "pathfinder/PF14_classification": {"classification"},
+    "imagenet": {"classification", "classification_steps", "readout_steps", "readout_step"},
     "coco_instance": {"instances"},
     "coco_detection": {"instances"},
     "coco_semantic": {"sem_seg"},
@@ -145,6 +154,16 @@ def small_contour() -> dict[str, object]:
     target[14:16, 4:20] = 1
     picture = 255.0 * torch.maximum(target, torch.rand(side, side) > 0.9)
     return {"image": picture[None], "sem_seg": target, "label": 1, "height": side, "width": side}
+
+
+def small_labelled(cfg: CfgNode, file: Path) -> dict[str, object]:
+    """One picture of noise with a label, as the mapper of labelled pictures makes it."""
+    side = min(cfg.RPANOPTIC.CLASSIFICATION.SIZE, LABELLED_SIDE)
+    if file.stem in OF_ONE_SIZE:
+        side = cfg.RPANOPTIC.CLASSIFICATION.SIZE
+    picture = torch.randint(0, 256, (3, side, side), dtype=torch.uint8)
+    label = cfg.MODEL.CLASSIFIER.NUM_CLASSES - 1
+    return {"image": picture, "label": label, "height": side, "width": side}
 
 
 def small_input(cfg: CfgNode) -> dict[str, object]:
@@ -174,6 +193,7 @@ def test_there_are_configs() -> None:
         "coco_panoptic/R101/baseline",
         "coco_panoptic/R50_reduced/crbp20_1",
         "pathfinder/PF14/crbp20",
+        "imagenet/intermediate/reciprocal_gated",
     } <= set(NAMES)
 
 
@@ -182,13 +202,16 @@ def test_trains_and_infers(file: Path) -> None:
     torch.manual_seed(0)
     cfg = tiny_config(file)
     model = build_model(cfg)
-    picture = small_contour() if file in PATHFINDER else small_input(cfg)
+    if file in IMAGENET:
+        picture = small_labelled(cfg, file)
+    else:
+        picture = small_contour() if file in PATHFINDER else small_input(cfg)
     with EventStorage():
         losses = model([picture])
     penalised = re.search(r"crbp|cbptt", file.stem) is not None
     assert any(name.startswith("loss_lipschitz") for name in losses) == penalised
     recurrent = any(isinstance(module, RecurrentBlock) for module in model.modules())
-    assert recurrent == (re.search(r"baseline|feedforward", file.stem) is None)
+    assert recurrent == (re.search(r"baseline|feedforward|resnet\d", file.stem) is None)
     total = sum(losses.values())
     assert torch.isfinite(total)
     total.backward()
@@ -206,7 +229,8 @@ def test_trains_and_infers(file: Path) -> None:
     if "sem_seg" in result:
         assert result["sem_seg"].shape == (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, *size)
     if "classification" in result:
-        assert result["classification"].shape == (2,)
+        classes = cfg.MODEL.CLASSIFIER.NUM_CLASSES if file in IMAGENET else 2
+        assert result["classification"].shape == (classes,)
     if file.is_relative_to(CONFIGS / "coco_instance"):
         assert result["instances"].pred_masks.shape[1:] == size
 
