@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 DATASETS_VARIABLE = "DETECTRON2_DATASETS"
@@ -30,18 +32,36 @@ def write_atomically(path: Path, data: bytes, *, sync: bool = True) -> None:
     Raises:
         OSError: the folder does not exist or cannot be written.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """As :func:`write_atomically` for what is written piece by piece.
+
+    Args:
+        path: the file.
+
+    Yields:
+        an empty file beside it, which replaces it where the context ends without an error.
+
+    Raises:
+        OSError: the folder does not exist or cannot be written.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
+        yield temporary
         # mkstemp makes private files; data is for whoever may read the folder.
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
