@@ -1,6 +1,8 @@
 """Fits of a model's features to neurons, over time (Nayebi et al., Neural Computation 2022)."""
 
 from rpanoptic.pathfinder.imagenet.neural_fit.assembly import Assembly, read_assembly
+from rpanoptic.pathfinder.imagenet.neural_fit.extraction import extract_features
+from rpanoptic.pathfinder.imagenet.neural_fit.features import FeatureFile
 from rpanoptic.pathfinder.imagenet.neural_fit.predictivity import (
     FitSettings,
     NeuralFit,
@@ -13,11 +15,13 @@ from rpanoptic.pathfinder.imagenet.neural_fit.times import TimeBins
 
 __all__ = [
     "Assembly",
+    "FeatureFile",
     "FitSettings",
     "MapSettings",
     "NeuralFit",
     "TimeBins",
     "bin_rows",
+    "extract_features",
     "fit_neurons",
     "match_stimuli",
     "overall_row",

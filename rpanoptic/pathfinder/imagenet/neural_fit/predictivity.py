@@ -53,8 +53,7 @@ class FitSettings:
         check_number("least_reliability", self.least_reliability, least=0)
         if not 0 < self.least_reliability <= 1:
             raise ValueError(
-                "least_reliability must be above 0 and at most 1, got "
-                f"{self.least_reliability:g}"
+                f"least_reliability must be above 0 and at most 1, got {self.least_reliability:g}"
             )
 
 

@@ -93,9 +93,7 @@ class Repetitions:
         shown = self._assembly.shown[order]
         first_of = np.cumsum(self._counts) - self._counts
         rank, half = np.arange(len(order)) - first_of[shown], self._half[shown]
-        return self._mean(order[rank < half]), self._mean(
-            order[(rank >= half) & (rank < 2 * half)]
-        )
+        return self._mean(order[rank < half]), self._mean(order[(rank >= half) & (rank < 2 * half)])
 
     def _mean(self, presentations: np.ndarray) -> np.ndarray:
         """The mean over some presentations, of which each stimulus has one at least."""

@@ -49,7 +49,7 @@ def bin_rows(fit: NeuralFit, *, seed: int = 0) -> list[Row]:
 
 
 def overall_row(fit: NeuralFit, *, seed: int = 0) -> Row:
-    """As :func:`bin_rows`, of all bins together: of each neuroid the mean over those it counts in."""
+    """As :func:`bin_rows`, of a neuroid's mean over all bins in which it counts."""
     return _row(fit, slice(None), seed)
 
 
