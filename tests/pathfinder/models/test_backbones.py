@@ -57,7 +57,8 @@ def test_the_recurrence_by_hand() -> None:
 
 @pytest.mark.parametrize("cell", [c for c in CELLS if c != "top_down"])
 def test_every_cell(cell: str) -> None:
-    kernel = 3 if cell != "time_decay" else 0  # it has none
+    # These have none, or one for each of their convolutions.
+    kernel = 0 if cell in ("time_decay", "general_reciprocal_gated") else 3
     options = {f"{BLOCK}CELL": cell, f"{BLOCK}KERNEL_SIZE": kernel}
     backbone = tiny_model(**options).backbone
     feature = backbone(torch.rand(2, 1, 7, 9))["contour"]

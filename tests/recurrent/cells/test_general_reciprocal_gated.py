@@ -227,6 +227,45 @@ def test_is_the_printed_form_where_the_memory_is_driven_by_u_itself() -> None:
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
+def test_each_convolution_has_the_kernel_of_its_option() -> None:
+    cell = build_cell(
+        NAME,
+        CHANNELS,
+        **RAW,
+        memory_kernel_size=1,
+        output_kernel_size=2,
+        tau_kernel_size=3,
+        memory_tau_kernel_size=4,
+        gate_kernel_size=5,
+        input_to_output=True,
+        memory_to_output=True,
+        residual_to_memory=True,
+        input_to_tau=True,
+        input_to_gate=True,
+        residual_to_memory_tau=True,
+        residual_to_memory_gate=True,
+        residual_to_output_tau=True,
+        residual_to_output_gate=True,
+    )
+    sizes = {
+        place: {
+            name: layer.kernel_size[0] for name, layer in cell.get_submodule(place).terms.items()
+        }
+        for place in (
+            *("output_drive", "output_tau", "output_gate"),
+            *("memory_drive", "memory_tau", "memory_gate"),
+        )
+    }
+    assert sizes == {
+        "output_drive": {"drive": 2, "memory": 5},
+        "output_tau": {"output": 3, "drive": 3, "input": 3},
+        "output_gate": {"drive": 5, "input": 5},
+        "memory_drive": {"drive": 1, "input": 1},
+        "memory_tau": {"memory": 4, "drive": 4, "input": 4},
+        "memory_gate": {"output": 5, "drive": 5, "input": 5},
+    }
+
+
 def count_of(channels: int, **options: Any) -> int:
     """The parameters of a cell, of which none is filled."""
     with torch.device("meta"):
