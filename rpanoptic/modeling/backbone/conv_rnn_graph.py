@@ -11,7 +11,6 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 from rpanoptic.recurrent.cells.parts import NONLINEARITIES
@@ -35,7 +34,7 @@ class CellSpec:
 
     name: str = ""
     channels: int | None = None
-    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.channels is not None:
