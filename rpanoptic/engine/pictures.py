@@ -13,6 +13,7 @@ from detectron2.data.detection_utils import read_image
 from torch import nn
 
 from rpanoptic.engine.predictor import Predictor
+from rpanoptic.pathfinder.imagenet.pictures import answer_grid
 from rpanoptic.pathfinder.pictures import class_grid, contour_grid
 from rpanoptic.visualization import draw_output, draw_record, picture_grid, save_png
 
@@ -69,4 +70,5 @@ def _segment_grid(cfg: CfgNode, model: nn.Module, dataset_name: str, *, limit: i
 _GRIDS: dict[str, Callable[..., np.ndarray]] = {
     "pathfinder_segmentation": contour_grid,
     "pathfinder_classification": class_grid,
+    "image_classification": answer_grid,
 }

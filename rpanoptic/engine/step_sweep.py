@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from torch import nn
 
@@ -38,7 +38,12 @@ _IDENTITY = ("label", "weights_sha256", "settings", "dataset", "pictures")
 _SETTINGS = ("INPUT", "MODEL", "TEST")
 
 #: The result that says most of its task; what a table without a config is drawn by.
-MAIN_METRICS = ("panoptic_seg/PQ", "contour/F1", "classification/accuracy")
+MAIN_METRICS = (
+    "panoptic_seg/PQ",
+    "contour/F1",
+    "classification/accuracy",
+    "classification/top1",
+)
 
 
 @dataclass(frozen=True)
@@ -274,6 +279,9 @@ def _identity(one: Checkpoint) -> Row:
     model = settings["MODEL"] = one.cfg.MODEL.clone()
     model.defrost()
     model.WEIGHTS = model.DEVICE = ""
+    if MetadataCatalog.get(dataset).get("evaluator_type") == "image_classification":
+        pictures = one.cfg.RPANOPTIC.CLASSIFICATION
+        settings["PICTURES"] = [pictures.SIZE, pictures.RESIZE]
     text = json.dumps(settings, sort_keys=True)
     return {
         "label": one.label,

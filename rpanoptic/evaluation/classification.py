@@ -203,7 +203,8 @@ def _taken(readout: Tensor, top5: bool) -> dict[str, float]:
             norm="l1",
         ).item()
     return {
-        **{name: 100 * hit.double().mean().item() for name, hit in hits.items()},
+        # As tensors: 0/0 is NaN.
+        **{name: (100 * hit.sum().double() / len(hit)).item() for name, hit in hits.items()},
         "loss": readout[:, _LOSS].mean().item(),
         "calibration_error": 100 * error,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -16,6 +16,7 @@ from detectron2.evaluation import inference_context
 from torch import nn
 
 from rpanoptic.data import build_mapper
+from rpanoptic.data.unusable import Unusable
 from rpanoptic.visualization.contours import draw_contour, draw_prediction
 from rpanoptic.visualization.grid import picture_grid
 
@@ -42,7 +43,7 @@ def contour_grid(cfg: CfgNode, model: nn.Module, dataset_name: str, *, limit: in
         ``(H, W, 3)`` uint8, RGB.
     """
     rows = []
-    for sample, output in _predicted(cfg, model, dataset_name, limit):
+    for sample, output in predicted_samples(cfg, model, dataset_name, limit):
         image, truth = _grey(sample), sample["sem_seg"].numpy()
         background, contour = output["sem_seg"].float().cpu().numpy()
         pictures = (
@@ -68,25 +69,39 @@ def class_grid(cfg: CfgNode, model: nn.Module, dataset_name: str, *, limit: int)
         ``(H, W, 3)`` uint8, RGB.
     """
     cells = []
-    for sample, output in _predicted(cfg, model, dataset_name, limit):
+    for sample, output in predicted_samples(cfg, model, dataset_name, limit):
         probability = output["classification"].float().cpu().softmax(dim=0)
         found = int(probability[1] > probability[0])
         text = f"{_CLASSES[sample['label']]}; found {_CLASSES[found]} {probability[found]:.0%}"
         picture = _enlarged(cv2.cvtColor(_grey(sample), cv2.COLOR_GRAY2RGB))
         cells.append(picture_grid([[picture]], headings=[text], cell_width=_CELL_WIDTH))
+    return cell_grid(cells)
+
+
+def cell_grid(cells: Sequence[np.ndarray]) -> np.ndarray:
+    """Put pictures of one size into rows of three.
+
+    Args:
+        cells: at least one, RGB uint8.
+
+    Returns:
+        ``(H, W, 3)`` uint8, RGB.
+    """
     columns = min(_COLUMNS, len(cells))
-    cells += [np.full_like(cells[0], 255)] * (-len(cells) % columns)
-    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    filled = [*cells, *[np.full_like(cells[0], 255)] * (-len(cells) % columns)]
+    rows = [filled[start : start + columns] for start in range(0, len(filled), columns)]
     return picture_grid(rows, cell_width=cells[0].shape[1])
 
 
-def _predicted(
+def predicted_samples(
     cfg: CfgNode, model: nn.Module, dataset_name: str, limit: int
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Inputs and outputs of a set's first pictures."""
+    """Inputs and outputs of a set's first pictures, without those that cannot be used."""
     mapper: Callable[..., Any] = build_mapper(cfg, [dataset_name], is_train=False)
     for record in islice(DatasetCatalog.get(dataset_name), limit):
         sample = mapper(record)
+        if isinstance(sample, Unusable):
+            continue
         with inference_context(model), torch.no_grad():
             (output,) = model([sample])
         yield sample, output
