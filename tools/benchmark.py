@@ -8,11 +8,12 @@
     python tools/benchmark.py adjoint --output output/benchmarks
     python tools/benchmark.py panoptic --runs output/evidence --output output/benchmarks
     python tools/benchmark.py contours --runs output/contours --output output/benchmarks
+    python tools/benchmark.py digits --runs output/digits --output output/benchmarks
 
 Each prints its table and writes it as NAME.csv and NAME.md; memory and speed draw NAME.png too.
-panoptic and contours train models by several methods over several seeds and compare them: NAME.csv
-has their results, NAME_cost.csv what an iteration costs, NAME_steps.csv their results against test
-steps, drawn as NAME_steps.png. They go on where they were interrupted.
+panoptic, contours and digits train models by several methods over several seeds and compare them:
+NAME.csv has their results, NAME_cost.csv what an iteration costs, NAME_steps.csv their results
+against test steps, drawn as NAME_steps.png. They go on where they were interrupted.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from rpanoptic.benchmarks import (
 )
 from rpanoptic.benchmarks.comparison import Comparison
 from rpanoptic.benchmarks.contours import CONTOURS
+from rpanoptic.benchmarks.digits import DIGITS
 from rpanoptic.benchmarks.methods import NAMES
 from rpanoptic.benchmarks.panoptic import PANOPTIC
 from rpanoptic.benchmarks.problem import Problem
@@ -246,6 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     for compared, text in (
         (PANOPTIC, "trained panoptic models, by method"),
         (CONTOURS, "trained models that trace contours, by method"),
+        (DIGITS, "trained classifiers of digits, with and without recurrence"),
     ):
         _add_comparison(commands.add_parser(compared.name, help=text, description=text), compared)
     return parser

@@ -1,0 +1,44 @@
+"""Classifiers of scikit-learn's digits: a ConvRNN and a feed-forward net of as many parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rpanoptic.benchmarks import held_out
+from rpanoptic.benchmarks.comparison import Comparison, spanned
+from rpanoptic.benchmarks.report import Row
+from rpanoptic.benchmarks.training_run import Run
+
+# In per cent, but for the loss, in nats.
+METRICS = {
+    "top-1": "classification/top1",
+    "loss": "classification/loss",
+    "calibration error": "classification/calibration_error",
+}
+# What stands before the names of a dataset's columns.
+TEST_SETS = {"": "digits_test", "noisy ": "digits_noisy_test"}
+
+
+def held_out_results(runs: Sequence[Run], swept: Sequence[Row]) -> list[Row]:
+    """What each run gives on the test sets, see :func:`rpanoptic.benchmarks.held_out.results`."""
+    return held_out.results(runs, swept, test_sets=TEST_SETS, metrics=METRICS)
+
+
+DIGITS = Comparison(
+    name="digits",
+    methods=("feedforward", "reciprocal_gated"),
+    configs="configs/imagenet/digits/{method}.yaml",
+    runs="output/digits",
+    metrics=METRICS,
+    columns={
+        **dict.fromkeys(("top-1", "top-1 at 2x"), ".1f"),
+        "loss": ".2f",
+        "calibration error": ".1f",
+        **dict.fromkeys(("noisy top-1", "noisy top-1 at 2x"), ".1f"),
+        "minutes": ".1f",
+    },
+    test_sets=tuple(TEST_SETS.values()),
+    steps="3-16",
+    spread=spanned,
+    results=held_out_results,
+)
