@@ -27,7 +27,7 @@ class PictureSource(Protocol):
 
     def records(self) -> list[dict[str, Any]]:
         """What :func:`rpanoptic.pathfinder.imagenet.data.pictures.read_record` asks for, and
-        "label".
+        "label"; new ones at each call.
 
         Raises:
             DatasetError: the set is missing or has a fault that can be seen without a look at
@@ -69,10 +69,10 @@ def register_source(name: str, opener: Callable[[], PictureSource]) -> None:
 
 
 def _records(name: str, opener: Callable[[], PictureSource]) -> list[dict[str, Any]]:
-    return [
-        {**record, "dataset": name, "index": index, "image_id": index}
-        for index, record in enumerate(opener().records())
-    ]
+    records = opener().records()
+    for index, record in enumerate(records):
+        record.update(dataset=name, index=index, image_id=index)
+    return records
 
 
 def _check(name: str, opener: Callable[[], PictureSource], most: int | None) -> None:
