@@ -17,6 +17,7 @@ from torch import nn
 
 from rpanoptic.data.paths import write_atomically
 from rpanoptic.engine.array_pickle import RefusedPickleError, load_arrays
+from rpanoptic.engine.moved_weights import moved_weights
 from rpanoptic.engine.shared_files import agreed_checkpoint, weights_everywhere
 from rpanoptic.engine.weights_file import local_weights
 from rpanoptic.errors import CheckpointError, listed
@@ -44,7 +45,8 @@ class PanopticCheckpointer(DetectionCheckpointer):
 
     Loading is strict or lenient. Resuming is always strict: every weight must be there, with its
     shape. Lenient loading is for starting a training from other weights: a backbone, a model with
-    another number of classes or another head. What is new or left over is logged; but no weight
+    another number of classes or another head. A backbone may stand elsewhere there, see
+    :func:`moved_weights`. What is new or left over is logged; but no weight
     may have another shape, except in the predictors of classes, and at least half of the
     backbone's must load. ``resume_or_load(..., strict=True)`` makes this case strict too.
 
@@ -156,6 +158,9 @@ class PanopticCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         heuristic = bool(checkpoint.get("matching_heuristics", False))
         try:
+            if not self._strict and not heuristic:
+                names = self.model.state_dict()
+                checkpoint["model"] = moved_weights(checkpoint["model"], names)
             incompatible = super()._load_model(checkpoint)
         except (AttributeError, TypeError, ValueError) as error:
             raise CheckpointError(

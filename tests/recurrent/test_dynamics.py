@@ -48,6 +48,11 @@ def test_step_by_step(gradient: str) -> None:
         assert_gradients_close(
             found, torch.autograd.grad(whole.output.sin().sum(), parameters), 1e-12
         )
+    # On from there, on another drive.
+    (_, state, _) = (output.state for output in outputs)
+    further = list(block.run_stepwise(2 * DRIVE, 2, state=state, taken=2))
+    assert [int(o.diagnostics.steps) for o in further] == [3, 4] and block.last.steps == 4
+    assert torch.equal(further[-1].state, block(2 * DRIVE, state, steps=2).state)
     assert len(list(block.eval().run_stepwise(DRIVE))) == 5
     assert len(list(block.run_stepwise(DRIVE, steps=2))) == 2
 

@@ -41,12 +41,14 @@ class SameConv2d(nn.Conv2d):
         groups: int = 1,
         bias: bool = True,
     ) -> None:
+        # PyTorch pads as well, but warns of a copy where the kernel is even.
+        itself = stride == 1 and kernel_size % 2 == 1
         super().__init__(
             in_channels,
             out_channels,
             kernel_size,
             stride=stride,
-            padding="same" if stride == 1 else 0,
+            padding="same" if itself else 0,
             groups=groups,
             bias=bias,
         )
@@ -56,7 +58,7 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x (N, C, H, W)``."""
-        if self.stride[0] > 1:
+        if self.padding != "same":
             height, width = (self._padding(size) for size in x.shape[-2:])
             x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
         return super().forward(x)

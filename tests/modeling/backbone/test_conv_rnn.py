@@ -26,6 +26,7 @@ from rpanoptic.recurrent import (
     build_cell,
     steps_at_test,
 )
+from rpanoptic.recurrent.cells.general_reciprocal_gated import MEDIAN_RECIPROCAL_GATED
 from tests.modeling.backbone.by_hand import unrolled_by_hand
 from tests.modeling.backbone.tiny import WIDTHS, images, ten_layer_dicts, tiny_backbone, total
 from tests.modeling.meta_arch.models import picture, tiny_model
@@ -62,12 +63,18 @@ def assert_same(net: Any, features: dict[str, Tensor], expected: dict[str, Tenso
     )
 
 
+MEDIAN = {"name": "general_reciprocal_gated", **MEDIAN_RECIPROCAL_GATED, "memory_channels": 3}
+
+
 @pytest.mark.parametrize("delay", [0, 1])
-@pytest.mark.parametrize("residual", [True, False])
-def test_agrees_with_the_unrolled_network(delay: int, residual: bool) -> None:
-    net = conv_rnn(DELAY=delay, LAYERS=ten_layer_dicts(residual=residual), GRADIENT="bptt").double()
+@pytest.mark.parametrize(("cell", "residual"), [(True, True), (True, False), (MEDIAN, False)])
+def test_agrees_with_the_unrolled_network(cell: Any, residual: bool, delay: int) -> None:
+    layers = ten_layer_dicts(residual=residual)
+    for layer in layers[3:]:
+        layer["cell"] = cell
+    net = conv_rnn(DELAY=delay, LAYERS=layers, GRADIENT="bptt").double()
     with torch.no_grad():
-        # Biases off zero, or a missing one would not show.
+        # Biases off zero, or a missing one would not show, nor what was before the image.
         for parameter in net.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     image = images(2, 33, 50).double()
