@@ -1,4 +1,4 @@
-"""Settings of recurrent blocks, and of Pathfinder, that the model of a config does not have."""
+"""Settings of recurrent blocks, Pathfinder and classifiers that a config's model does not have."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from detectron2.modeling import BACKBONE_REGISTRY
 
-from rpanoptic.engine.unused import PATHFINDER_READERS, check_unused_nodes
+from rpanoptic.engine.unused import CLASSIFIER_READERS, PATHFINDER_READERS, check_unused_nodes
 from rpanoptic.errors import ConfigError
 from tests.engine.tiny import tiny_cfg
 from tests.modeling.meta_arch.models import MODELS, model_cfg
+from tests.pathfinder.imagenet.models import tiny as classifiers
 from tests.pathfinder.models.tiny import config
 
 
@@ -49,6 +50,25 @@ def test_a_model_of_pathfinder_is_warned_of_keys_of_another(
         check_unused_nodes(config({}, KERNEL_SIZE=5))
     assert "PATHFINDER.KERNEL_SIZE is set, but" in caplog.text
     assert "take build_pathfinder_feedforward_backbone" in caplog.text
+
+
+def test_what_reads_each_key_of_classifiers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert CLASSIFIER_READERS.keys() == classifiers.config().MODEL.CLASSIFIER.keys()
+    for key, value in (("POOL", True), ("DECODER", "mean"), ("READOUT_STEPS", [3])):
+        settings = {f"MODEL__CLASSIFIER__{key}": value}
+        with pytest.raises(ConfigError, match=rf"MODEL\.CLASSIFIER\.{key} .* ImageClassifier"):
+            check_unused_nodes(tiny_cfg(tmp_path, **settings))
+        check_unused_nodes(classifiers.config(**settings))
+    assert "is set, but" not in caplog.text
+    resnet = {"MODEL__CLASSIFIER__TORCHVISION": "resnet34"}
+    check_unused_nodes(classifiers.config(**resnet, **classifiers.RESNET))
+    assert "CLASSIFIER.TORCHVISION is set, but" not in caplog.text
+    with caplog.at_level(logging.WARNING, logger="rpanoptic"):
+        check_unused_nodes(classifiers.config(**resnet))
+    assert "CLASSIFIER.TORCHVISION is set, but" in caplog.text
+    assert "take build_torchvision_resnet_backbone" in caplog.text
 
 
 def test_a_feed_forward_model_is_warned_of(

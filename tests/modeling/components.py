@@ -147,7 +147,7 @@ class Component:
 
         with EventStorage():
             if self.kind == "meta-architecture":
-                make = contour_picture if self.name in _CONTOURS else picture
+                make = labelled_picture if self.name in _LABELLED else picture
                 return module([make(number) for number in samples])
             if self.kind == "backbone":
                 return module(batch(3, SIDE))
@@ -219,8 +219,8 @@ def _classes(number: int, count: int) -> Tensor:
     return torch.randint(0, count, (1, SIDE, SIDE), generator=generator)
 
 
-def contour_picture(number: int) -> dict[str, Any]:
-    """What the models of Pathfinder take: a target of two classes, and a label."""
+def labelled_picture(number: int) -> dict[str, Any]:
+    """What models of Pathfinder and classifiers take: a target of two classes, and a label."""
     made = picture(number)
     return {**made, "sem_seg": (made["sem_seg"] == 0).long(), "label": number % 2}
 
@@ -233,6 +233,7 @@ def _backbone(name: str, penalty: str, **options: Any) -> Component:
 
 
 _CONTOURS = ("ContourSegmentor", "ContourClassifier")
+_LABELLED = (*_CONTOURS, "ImageClassifier")
 
 COMPONENTS: dict[str, Component] = {
     "fpn lateral": _backbone(
@@ -257,6 +258,9 @@ COMPONENTS: dict[str, Component] = {
     "convrnn fpn": _backbone("build_convrnn_fpn_backbone", "convrnn"),
     "convrnn retinanet fpn": _backbone("build_convrnn_retinanet_fpn_backbone", "convrnn"),
     "pathfinder recurrent": _backbone("build_pathfinder_recurrent_backbone", "pathfinder"),
+    "torchvision resnet": Component(
+        "backbone", "build_torchvision_resnet_backbone", frozenset(), separable=False
+    ),
     "pathfinder feedforward": Component(
         "backbone", "build_pathfinder_feedforward_backbone", frozenset(), separable=False
     ),
@@ -282,6 +286,18 @@ COMPONENTS: dict[str, Component] = {
         )
         for name in _CONTOURS
     },
+    "ImageClassifier": Component(
+        "meta-architecture",
+        "ImageClassifier",
+        frozenset({"loss_lipschitz_convrnn"}),
+        {
+            "MODEL.BACKBONE.NAME": "build_convrnn_backbone",
+            "MODEL.RECURRENT.CONVRNN.OUT_FEATURES": ["res5"],
+            # After as many all feedback has reached the last layer, which alone is read out.
+            "MODEL.RECURRENT.CONVRNN.STEPS": 11,
+            "MODEL.CLASSIFIER.NUM_CLASSES": 2,
+        },
+    ),
     **{
         name: Component(
             "meta-architecture",

@@ -90,8 +90,8 @@ def picture(things: int = 2, height: int = SIDE, width: int = SIDE) -> dict[str,
 def assert_same_outputs(given: dict[str, Any], expected: dict[str, Any]) -> None:
     """What a model says of one picture, to the last bit."""
     assert given.keys() == expected.keys()
-    if "sem_seg" in expected:
-        assert torch.equal(given["sem_seg"], expected["sem_seg"])
+    for key in expected.keys() & {"sem_seg", "classification"}:
+        assert torch.equal(given[key], expected[key])
     if "panoptic_seg" in expected:
         assert torch.equal(given["panoptic_seg"][0], expected["panoptic_seg"][0])
         assert given["panoptic_seg"][1] == expected["panoptic_seg"][1]

@@ -22,8 +22,9 @@ def test_parameters_are_those_of_torchvision(name: str, count: int) -> None:
     assert sum(p.numel() for p in model.parameters()) == count
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"])
 def test_shapes_of_the_features(name: str) -> None:
+    assert name in NETWORKS
     with torch.device("meta"):
         network = TorchvisionResNet(name).eval()
         features = network(torch.empty(1, 3, 64, 96))
