@@ -107,8 +107,8 @@ def test_the_correction_finds_the_correlation_without_noise(reliability: float) 
     fit = fit_neurons(
         features, measured(signal, reliability), replace(SETTINGS, map=MapSettings(components=12))
     )
-    # What the map learns of ``own`` by chance, in 12 dimensions from 300 rows, varies by 0.03 beside
-    # the 0.36 that it should: 0.58. The median of 40 neurons is known to 0.03.
+    # What the map learns of ``own`` by chance, in 12 dimensions from 300 rows, has a variance of
+    # 0.03 beside the 0.36 that it should: 0.58. The median of 40 neurons is known to 0.03.
     np.testing.assert_allclose(column(fit, "predictivity"), 0.6, atol=0.06)
     raw = 0.6 * np.sqrt(reliability)
     # Before: less, by the noise of the responses and by what the map learns of it.
