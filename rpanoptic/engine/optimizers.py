@@ -1,16 +1,24 @@
-"""Optimizers by name, with Detectron2's parameter groups and one more kind of clipping."""
+"""Optimizers and schedules by name, as Detectron2 builds them, and one more kind of clipping."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.solver import LRMultiplier
+from detectron2.solver.build import (
+    build_lr_scheduler,
+    get_default_optimizer_params,
+    maybe_add_gradient_clipping,
+)
 from torch import nn
 
-from rpanoptic.errors import ConfigError
+from rpanoptic.errors import ConfigError, naming
+
+logger = logging.getLogger(__name__)
 
 # SOLVER.CLIP_GRADIENTS.CLIP_TYPE beyond Detectron2's "value" and "norm", which clip each
 # parameter for itself: CLIP_VALUE then bounds the norm of all gradients together.
@@ -40,6 +48,32 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
     )
     return OPTIMIZERS[name](cfg, params)
+
+
+def build_schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMultiplier:
+    """Build the schedule that ``SOLVER.LR_SCHEDULER_NAME`` names: "WarmupMultiStepLR", by
+    ``STEPS`` and ``GAMMA``, or "WarmupCosineLR", which ends at 0; see Detectron2.
+
+    Args:
+        cfg: config of the run.
+        optimizer: its rates are multiplied.
+
+    Raises:
+        ConfigError: the schedule or ``SOLVER.WARMUP_METHOD`` is unknown.
+    """
+    with naming("SOLVER"):
+        schedule = build_lr_scheduler(cfg, optimizer)
+    warmup, most = cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.MAX_ITER
+    if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupCosineLR" and warmup >= most:
+        # A warm-up rises to where the schedule is at its end, which here is 0.
+        logger.warning(
+            "SOLVER.WARMUP_ITERS is %d and MAX_ITER %d: by WarmupCosineLR the rate never rises "
+            "above WARMUP_FACTOR (%g) of BASE_LR.",
+            warmup,
+            most,
+            cfg.SOLVER.WARMUP_FACTOR,
+        )
+    return schedule
 
 
 def _sgd(cfg: CfgNode, params: list[dict[str, Any]]) -> torch.optim.Optimizer:

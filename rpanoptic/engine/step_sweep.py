@@ -23,7 +23,8 @@ from rpanoptic.engine.earlier_run import numbered_aside
 from rpanoptic.engine.weights_file import file_sha256, local_weights
 from rpanoptic.errors import ConfigError, UserError, naming
 from rpanoptic.evaluation.steps import evaluate_steps
-from rpanoptic.recurrent.blocks import check_steps, recurrent_blocks
+from rpanoptic.pathfinder.imagenet.models import ImageClassifier
+from rpanoptic.recurrent.blocks import check_steps, recurrent_blocks, steps_at_test
 from rpanoptic.visualization import save_figure
 from rpanoptic.visualization.step_sweep import Curve, curves, draw_step_sweep
 
@@ -268,7 +269,12 @@ def _order(row: Row, identities: Sequence[Row]) -> tuple[int, int]:
 
 def _check_steps(one: Checkpoint, steps: Sequence[int]) -> None:
     with naming(one.label):
-        check_steps(build_model(one.cfg), steps)
+        model = build_model(one.cfg).eval()
+        check_steps(model, steps)
+        if isinstance(model, ImageClassifier):
+            for count in steps:
+                with steps_at_test(model, count):
+                    model.readouts.steps()
 
 
 def _identity(one: Checkpoint) -> Row:

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
+from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
@@ -23,7 +24,7 @@ from rpanoptic.engine.checkpoint_hooks import with_checkpoint_hooks
 from rpanoptic.engine.cpu_norm import replace_sync_batch_norm
 from rpanoptic.engine.ema import WeightAverage, ema_decay
 from rpanoptic.engine.hooks import RecurrenceLogger
-from rpanoptic.engine.optimizers import build_optimizer
+from rpanoptic.engine.optimizers import build_optimizer, build_schedule
 from rpanoptic.engine.resume import with_resume_hooks
 from rpanoptic.engine.train_step import build_train_step, check_batch
 from rpanoptic.engine.writers import RecurrencePrinter
@@ -136,6 +137,11 @@ class Trainer(DefaultTrainer):
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer that ``RPANOPTIC.OPTIMIZER`` names."""
         return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMultiplier:
+        """The schedule that ``SOLVER.LR_SCHEDULER_NAME`` names."""
+        return build_schedule(cfg, optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:

@@ -57,7 +57,7 @@ def draw_accuracy_over_steps(
     axes.set(xlabel="readout after step", ylabel="accuracy, %", ylim=(0, 101))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(accuracies) > 1:
-        axes.legend(frameon=False, fontsize=9, loc="lower right")
+        axes.legend(frameon=False, fontsize=9)
     return figure
 
 
