@@ -5,6 +5,6 @@ Importing this registers the models and the datasets; nothing is read.
 
 from __future__ import annotations
 
-from rpanoptic.pathfinder.imagenet import data, models
+from rpanoptic.pathfinder.imagenet import data, models, neural_fit
 
-__all__ = ["data", "models"]
+__all__ = ["data", "models", "neural_fit"]
