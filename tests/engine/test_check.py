@@ -9,7 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
-from rpanoptic.engine import Trainer
+from rpanoptic.engine import Trainer, setup_config
 from rpanoptic.engine.check import (
     check_output_dir,
     check_penalties,
@@ -18,6 +18,7 @@ from rpanoptic.engine.check import (
 )
 from rpanoptic.errors import ConfigError, DatasetError
 from tests.engine.tiny import tiny_cfg
+from tests.paths import CONFIGS
 
 
 def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +153,19 @@ def test_class_counts_of_the_heads_that_there_are(
         check_run(tiny_cfg(tmp_path, **changes))
     changes[f"MODEL__{key}__NUM_CLASSES"] = right[key]
     check_run(tiny_cfg(tmp_path, **changes))
+
+
+def test_class_count_and_settings_of_a_classifier(tmp_path: Path) -> None:
+    options = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0"]
+    cfg = setup_config(CONFIGS / "imagenet/digits/feedforward.yaml", options, output_dir=tmp_path)
+    check_run(cfg)
+    cfg.MODEL.CLASSIFIER.NUM_CLASSES = 12
+    message = r"MODEL\.CLASSIFIER\.NUM_CLASSES is 12, but dataset digits_train has 10 classes"
+    with pytest.raises(ConfigError, match=message):
+        check_run(cfg)
+    cfg.MODEL.CLASSIFIER.DECODER = "first"
+    with pytest.raises(ConfigError, match=r"MODEL\.CLASSIFIER: DECODER must be one of 'last'"):
+        check_run(cfg)
 
 
 def test_a_test_set_that_judges_nothing_of_the_model(tmp_path: Path, tiny_data: Path) -> None:

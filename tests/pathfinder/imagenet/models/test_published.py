@@ -101,6 +101,8 @@ def test_the_median_network_is_wired_as_published() -> None:
         "conv4",
         "conv6",
         "conv7",
+        # The readout pools by itself; feedback from conv10 comes from behind its pooling.
+        "conv10",
     ]
     assert not any(layer.residual for layer in graph.layers)
 
