@@ -25,7 +25,7 @@ STIMULI = 60
 CHANGES: dict[str, Any] = {
     f"{CONVRNN}STEPS": 8,
     f"{CONVRNN}IMAGE_STEPS": 3,
-    # Trained, it would have a gradient method without steps, and answer to the last alone.
+    # Features are those of each step, whatever the model reads out.
     f"{CONVRNN}READOUT": "mean",
     "RPANOPTIC__CLASSIFICATION__SIZE": 16,
     "RPANOPTIC__CLASSIFICATION__RESIZE": 16,
@@ -167,6 +167,9 @@ def test_features_are_kept_and_told_apart(
     header = taken("conv2")["conv2"].header
     assert asked[1:] == [["conv2"]] and header.stimuli == tuple(pictures)
     assert header.bins.start[0] == 10 and header.bins.end[-1] == 90
+    # Whichever way its gradients were found.
+    taken("conv2", MODEL__RECURRENT__CONVRNN__GRADIENT="crbp")
+    assert len(asked) == 2
     other = tmp_path / "other.pth"
     state = torch.load(scene.weights, weights_only=True)["model"]
     torch.save({"model": {key: value * 0.5 for key, value in state.items()}}, other)
