@@ -103,7 +103,8 @@ class DynamicsProbe:
         if not reached:
             raise UserError(
                 f"no sample reached the recurrent blocks ({', '.join(self._blocks)}): nothing was "
-                "detected. Other pictures, or a lower MODEL.ROI_HEADS.SCORE_THRESH_TEST, may help."
+                "detected. Other pictures, or a lower MODEL.ROI_HEADS.SCORE_THRESH_TEST, may help; "
+                "of a ConvRNN, SCHEDULE 'faithful'."
             )
         return [
             measure_dynamics(
