@@ -5,6 +5,7 @@
     python tools/benchmark.py speed --methods bptt rbp crbp --steps 10 20 --output output/benchmarks
     python tools/benchmark.py pathfinder --output output/benchmarks
     python tools/benchmark.py generator --output output/benchmarks
+    python tools/benchmark.py throughput --output output/benchmarks
     python tools/benchmark.py adjoint --output output/benchmarks
     python tools/benchmark.py panoptic --runs output/evidence --output output/benchmarks
     python tools/benchmark.py contours --runs output/contours --output output/benchmarks
@@ -38,6 +39,7 @@ from rpanoptic.benchmarks import (
     pathfinder_generator,
     report,
     sweep,
+    throughput,
 )
 from rpanoptic.benchmarks.comparison import Comparison
 from rpanoptic.benchmarks.contours import CONTOURS
@@ -143,6 +145,17 @@ def _generator(args: argparse.Namespace, folder: Path) -> int:
     return _finish("generator", rows, pathfinder_generator.tabulated, folder)
 
 
+def _throughput(args: argparse.Namespace, folder: Path) -> int:
+    rows = throughput.measure(
+        batch=args.batch,
+        iterations=args.iterations,
+        rounds=args.rounds,
+        opts=args.opts,
+        log=_log,
+    )
+    return _finish("throughput", rows, throughput.tabulated, folder)
+
+
 def _adjoint(args: argparse.Namespace, folder: Path) -> int:
     rows = adjoint.compare(args.radius, args.tol, max_steps=args.max_steps)
     return _finish("adjoint", rows, adjoint.tabulated, folder)
@@ -244,6 +257,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     _add_pathfinder(commands.add_parser("pathfinder", help="the Pathfinder hGRU in detail"))
     _add_generator(commands.add_parser("generator", help="Pathfinder samples drawn in a second"))
+    _add_throughput(commands.add_parser("throughput", help="pictures a second of classifiers"))
     _add_adjoint(commands.add_parser("adjoint", help="products that each adjoint solver needs"))
     for compared, text in (
         (PANOPTIC, "trained panoptic models, by method"),
@@ -294,6 +308,22 @@ def _add_generator(command: argparse.ArgumentParser) -> None:
         command.add_argument(
             flag, type=at_least(1), default=value, metavar="N", help=f"{text} (default {value})"
         )
+
+
+def _add_throughput(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=_throughput)
+    command.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
+    for flag, value, text in (
+        ("--batch", 64, "pictures of an iteration"),
+        ("--iterations", 5, "of training and of inference in a turn"),
+        ("--rounds", 3, "turns, of which the fastest counts"),
+    ):
+        command.add_argument(
+            flag, type=at_least(1), default=value, metavar="N", help=f"{text} (default {value})"
+        )
+    command.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config overrides"
+    )
 
 
 def _add_adjoint(command: argparse.ArgumentParser) -> None:
