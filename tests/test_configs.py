@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
@@ -19,7 +20,7 @@ from rpanoptic.engine import setup_config
 from rpanoptic.engine.check import check_settings
 from rpanoptic.engine.optimizers import build_optimizer
 from rpanoptic.engine.unused import check_unused_nodes
-from rpanoptic.evaluation import check_evaluators
+from rpanoptic.evaluation import check_evaluators, check_learnable
 from rpanoptic.modeling.backbone.conv_rnn import build_convrnn_backbone
 from rpanoptic.pathfinder import source_of
 from rpanoptic.recurrent import RecurrentBlock, recurrent_blocks, steps_at_test
@@ -253,13 +254,16 @@ def test_the_readme_lists_every_config_once() -> None:
 
 @pytest.mark.parametrize(("name", "listed"), LISTED)
 def test_trainable_parameters(name: str, listed: int) -> None:
-    cfg = setup_config(CONFIGS / f"{name}.yaml", ["MODEL.DEVICE", "cpu"])
-    # On the meta device nothing is initialised: only shapes are wanted.
-    cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
-        model = build_model(cfg)
+    model = _meta_model(setup_config(CONFIGS / f"{name}.yaml", ["MODEL.DEVICE", "cpu"]))
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == listed
     assert published_parameters(name) in (None, listed)
+
+
+def _meta_model(cfg: CfgNode) -> torch.nn.Module:
+    """A model on the meta device, where nothing is initialised: only shapes are wanted."""
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        return build_model(cfg)
 
 
 @pytest.mark.parametrize("folder", sorted({file.parent for file in FILES} - {CONFIGS}), ids=str)
@@ -309,6 +313,33 @@ def test_a_contour_model_can_train_on_its_sets_and_be_judged_by_them(file: Path)
         # A training set too would be judged: it is of the form that the model is for.
         check_evaluators(cfg, name)
     assert cfg.DATASETS.TRAIN[0].replace("_train", "_val") == cfg.DATASETS.TEST[0]
+
+
+@pytest.mark.parametrize("file", IMAGENET, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_a_classifier_fits_its_sets(file: Path) -> None:
+    """As far as can be said without ImageNet's files."""
+    cfg = setup_config(file, ["MODEL.DEVICE", "cpu"])
+    check_settings(cfg)
+    assert len(cfg.DATASETS.TRAIN) == len(cfg.DATASETS.TEST) == 1
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        check_learnable(cfg, name)
+        check_evaluators(cfg, name)
+        classes = MetadataCatalog.get(name).get("classes", ())
+        assert len(classes) in (0, cfg.MODEL.CLASSIFIER.NUM_CLASSES)
+
+
+def test_the_recipe_of_imagenet() -> None:
+    cfg = setup_config(CONFIGS / "imagenet/intermediate/reciprocal_gated.yaml")
+    solver = cfg.SOLVER
+    assert solver.BASE_LR == pytest.approx(0.01 * solver.IMS_PER_BATCH / 64)
+    pictures = 1_281_167
+    assert solver.MAX_ITER == pytest.approx(90 * pictures / solver.IMS_PER_BATCH, abs=1)
+    epochs = [step * solver.IMS_PER_BATCH / pictures for step in solver.STEPS]
+    assert epochs == pytest.approx([30, 60, 80], abs=1e-3)
+    optimizer = build_optimizer(cfg, torch.nn.Linear(2, 2))
+    wanted = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
+    assert {key: optimizer.defaults[key] for key in wanted} == wanted
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in _meta_model(cfg).modules())
 
 
 @pytest.mark.parametrize(("length", "steps"), [(20, 30), (25, 80)])
