@@ -54,7 +54,7 @@ SLURM = ["submitit>=1.5"]
 # For the digits and the neural fits of rpanoptic.pathfinder.imagenet.
 IMAGENET = ["scikit-learn>=1.5", "xarray>=2024.1", "h5netcdf>=1.3", "h5py>=3.9"]
 # For tools/search_convrnn.py alone.
-SEARCH = ["optuna>=4.0", "scikit-learn>=1.5"]
+SEARCH = ["optuna>=5.0"]
 # scikit-learn is what the tests compare figures with.
 DEV = [
     "pytest>=8",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup
+from detectron2.engine import HookBase, default_setup
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -27,7 +28,9 @@ from rpanoptic.evaluation import summary_table
 logger = logging.getLogger(__name__)
 
 
-def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
+def run(
+    cfg: CfgNode, args: argparse.Namespace, *, hooks: Sequence[HookBase] = ()
+) -> dict[str, Any] | None:
     """Train, or with ``args.eval_only`` evaluate; log the table of results and draw pictures.
 
     A training that is not resumed sets the metrics of an earlier one in ``OUTPUT_DIR`` aside.
@@ -37,6 +40,7 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
     Args:
         cfg: config of the run; it is frozen here.
         args: from Detectron2's default argument parser; ``resume`` and ``eval_only`` are used.
+        hooks: of the training, after its own.
 
     Returns:
         the evaluator's results in the main process, None in others.
@@ -54,7 +58,7 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
     if args.eval_only:
         model, results = _evaluate(cfg, resume=args.resume)
     else:
-        model, results = _train(cfg, resume=args.resume)
+        model, results = _train(cfg, resume=args.resume, hooks=hooks)
     if comm.is_main_process():
         if results is not None:
             logger.info("Results in percent:\n%s", summary_table(results))
@@ -70,11 +74,14 @@ def _with_file(args: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**{**vars(args), "config_file": str(existing_config_file(name))})
 
 
-def _train(cfg: CfgNode, *, resume: bool) -> tuple[nn.Module, dict[str, Any] | None]:
+def _train(
+    cfg: CfgNode, *, resume: bool, hooks: Sequence[HookBase]
+) -> tuple[nn.Module, dict[str, Any] | None]:
     if not resume and comm.is_main_process():
         set_earlier_run_aside(Path(cfg.OUTPUT_DIR))
     comm.synchronize()
     trainer = Trainer(cfg)
+    trainer.register_hooks(hooks)
     if resume and not trainer.checkpointer.last_checkpoint():
         logger.warning("--resume: %s holds no checkpoint, so this starts anew.", cfg.OUTPUT_DIR)
     trainer.resume_or_load(resume=resume)
