@@ -1,4 +1,4 @@
-"""Classifiers of scikit-learn's digits: a ConvRNN and a feed-forward net of as many parameters."""
+"""Classifiers of scikit-learn's digits: ConvRNNs and a feed-forward net of as many parameters."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ def held_out_results(runs: Sequence[Run], swept: Sequence[Row]) -> list[Row]:
 
 DIGITS = Comparison(
     name="digits",
-    methods=("feedforward", "reciprocal_gated"),
+    methods=("feedforward", "reciprocal_gated", "bptt10", "crbp10"),
     configs="configs/imagenet/digits/{method}.yaml",
     runs="output/digits",
     metrics=METRICS,
     columns={
-        **dict.fromkeys(("top-1", "top-1 at 2x"), ".1f"),
+        "steps": ".0f",
+        **dict.fromkeys(("top-1", "top-1 at 2x", "top-1 at 4x"), ".1f"),
         "loss": ".2f",
         "calibration error": ".1f",
-        **dict.fromkeys(("noisy top-1", "noisy top-1 at 2x"), ".1f"),
+        **dict.fromkeys(("noisy top-1", "noisy top-1 at 4x"), ".1f"),
         "minutes": ".1f",
     },
     test_sets=tuple(TEST_SETS.values()),
-    steps="3-16",
+    steps="3-20,24,28,32,36,40",
     spread=spanned,
     results=held_out_results,
 )
