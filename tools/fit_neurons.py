@@ -37,7 +37,12 @@ from rpanoptic.engine.neural_fit import (
 )
 from rpanoptic.engine.neural_fit_files import fit_table, read_fits, save_fit_figure, save_fits
 from rpanoptic.errors import ConfigError, UserError, naming
-from rpanoptic.pathfinder.imagenet.neural_fit import FitSettings, MapSettings, read_assembly
+from rpanoptic.pathfinder.imagenet.neural_fit import (
+    FitSettings,
+    MapSettings,
+    check_assembly,
+    read_assembly,
+)
 from rpanoptic.pathfinder.imagenet.neural_fit.regression import MAPS
 
 
@@ -65,7 +70,10 @@ def _compare(args: argparse.Namespace) -> list[Path]:
     if args.config_file:
         raise ConfigError("give --config-file or --from-csv, not both")
     rows = [row for file in args.from_csv for row in read_fits(Path(file))]
-    return save_fit_figure(check_output_dir(args.output, key="--output"), rows)
+    files = save_fit_figure(check_output_dir(args.output, key="--output"), rows)
+    if not files:
+        raise UserError("--from-csv: no neuroid counts in any bin, so there is nothing to draw")
+    return files
 
 
 def _fit(args: argparse.Namespace) -> list[Path]:
@@ -84,6 +92,7 @@ def _fit(args: argparse.Namespace) -> list[Path]:
     assembly = read_assembly(args.assembly, variable=args.variable)
     if args.window:
         assembly = assembly.window(*args.window)
+    check_assembly(assembly, settings)
     pictures = stimulus_pictures(assembly, find_pictures([args.stimuli]))
     folder = check_output_dir(args.output, key="--output")
     cfg = setup_config(args.config_file, args.opts, output_dir=folder)

@@ -49,7 +49,7 @@ def save_fits(
 
 
 def save_fit_figure(folder: Path, bins: Sequence[Row]) -> list[Path]:
-    """Write ``neural_fit.png``; nothing where no neuroid counts in any bin.
+    """Write ``neural_fit.png``; where no neuroid counts in any bin there is none, not an old one.
 
     Raises:
         UserError: there are two rows of one model, layer, assembly and bin.
@@ -63,9 +63,11 @@ def save_fit_figure(folder: Path, bins: Sequence[Row]) -> list[Path]:
                 "stands twice; give models labels of their own"
             )
         seen.add(key)
+    figure = folder / "neural_fit.png"
     if all(row["correlation"] is None for row in bins):
+        figure.unlink(missing_ok=True)
         return []
-    return [save_figure(folder / "neural_fit.png", draw_neural_fits(bins))]
+    return [save_figure(figure, draw_neural_fits(bins))]
 
 
 def read_fits(file: Path) -> list[Row]:

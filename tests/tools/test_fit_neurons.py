@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from rpanoptic.engine import neural_fit
+from rpanoptic.pathfinder.imagenet.neural_fit import read_assembly
 from tests.data.helpers import load_script
 from tests.pathfinder.imagenet.models.tiny import CONVRNN, TINY, config
 from tests.pathfinder.imagenet.neural_fit.helpers import measured, neurons, write_assembly
@@ -204,6 +206,37 @@ def test_bins_outside_the_models_times(
     assert tool.main(late) == 2
     # Of the bins that --window left.
     assert "no time_bin is left; layer conv3 answers from 20 to 60" in capsys.readouterr().err
+
+
+def test_what_cannot_be_fitted_is_told_before_features_are_taken(
+    scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = read_assembly(scene.assembly)
+    _, first = np.unique(given.shown, return_index=True)
+    for name, places, message in (
+        ("once.nc", first, "60 of 60 were shown once: s000, s001, s002, s003 and 56 more"),
+        ("few.nc", given.shown < 7, "a fit needs at least 8 stimuli; it has 7"),
+    ):
+        fewer = replace(given, responses=given.responses[places], shown=given.shown[places])
+        file = write_assembly(tmp_path / name, fewer)
+        assert tool.main(command(scene, tmp_path / "o", assembly=file)) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_where_no_neuroid_counts_there_is_no_figure(
+    scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = read_assembly(scene.assembly)
+    file = write_assembly(tmp_path / "IT.nc", replace(given, responses=0 * given.responses))
+    output, figure = tmp_path / "o", tmp_path / "o" / "neural_fit.png"
+    output.mkdir()
+    figure.write_bytes(b"of an earlier fit")
+    assert tool.main(command(scene, output, assembly=file)) == 0
+    assert not figure.exists() and "neural_fit.png" not in capsys.readouterr().out
+    table = str(output / "neural_fit.csv")
+    assert tool.main(["--from-csv", table, "--output", str(tmp_path / "compared")]) == 2
+    assert "no neuroid counts in any bin" in capsys.readouterr().err
 
 
 def test_bad_input_is_one_message_and_status_2(

@@ -6,6 +6,7 @@ from rpanoptic.pathfinder.imagenet.neural_fit.features import FeatureFile
 from rpanoptic.pathfinder.imagenet.neural_fit.predictivity import (
     FitSettings,
     NeuralFit,
+    check_assembly,
     fit_neurons,
 )
 from rpanoptic.pathfinder.imagenet.neural_fit.regression import MapSettings
@@ -21,6 +22,7 @@ __all__ = [
     "NeuralFit",
     "TimeBins",
     "bin_rows",
+    "check_assembly",
     "extract_features",
     "fit_neurons",
     "match_stimuli",

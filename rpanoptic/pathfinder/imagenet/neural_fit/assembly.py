@@ -18,6 +18,8 @@ from rpanoptic.pathfinder.imagenet.neural_fit.times import TimeBins
 DIMS = ("presentation", "neuroid", "time_bin")
 # Names of the coordinate that says which stimulus a presentation showed; the first one counts.
 STIMULUS_COORDS = ("stimulus_id", "image_id")
+# Neurons' spikes are not counted in shorter bins, ms; bins in seconds are.
+_LEAST_MS = 0.5
 # How many ids an error lists before it only counts the rest.
 _LISTED = 4
 
@@ -81,7 +83,8 @@ def read_assembly(path: str | Path, *, variable: str | None = None) -> Assembly:
     Raises:
         DatasetError: the file is missing or no NetCDF-4 file; a variable, a dimension or a
             coordinate is missing or has another shape; an id, a stimulus with its repetition or a
-            bin stands twice; or a response is not finite. The message names the file and the key.
+            bin stands twice; all bins are so short that they must be in seconds; or a response is
+            not finite. The message names the file and the key.
         UserError: xarray or h5netcdf is not installed.
     """
     path = Path(path)
@@ -110,6 +113,11 @@ def read_assembly(path: str | Path, *, variable: str | None = None) -> Assembly:
         raise DatasetError(f"{path}: time_bin_start, time_bin_end: {error}") from error
     if not np.isfinite(bins.end).all() or not np.isfinite(bins.start).all():
         raise DatasetError(f"{path}: time_bin_start, time_bin_end: not finite")
+    if (bins.end - bins.start).max() < _LEAST_MS:
+        raise DatasetError(
+            f"{path}: time_bin_start, time_bin_end: every bin is shorter than {_LEAST_MS:g} ms, "
+            f"the first is {bins.label(0)}. Times are in ms; are these seconds?"
+        )
     _check_finite(path, responses, shown_ids, neuroids, bins)
     places = {name: place for place, name in enumerate(dict.fromkeys(shown_ids))}
     return Assembly(

@@ -116,6 +116,22 @@ class NeuralFit:
         return self.raw / np.sqrt(product)
 
 
+def check_assembly(assembly: Assembly, settings: FitSettings) -> None:
+    """Check that an assembly can be fitted, before features are taken.
+
+    Raises:
+        DatasetError: fewer than eight stimuli; or, with noise correction, a stimulus that was shown
+            once.
+    """
+    if len(assembly.stimuli) < LEAST_STIMULI:
+        raise DatasetError(
+            f"assembly {assembly.name}: a fit needs at least {LEAST_STIMULI} stimuli; it has "
+            f"{len(assembly.stimuli)}."
+        )
+    if settings.noise_correction:
+        Repetitions(assembly).check_halves()
+
+
 def fit_neurons(
     features: np.ndarray, assembly: Assembly, settings: FitSettings | None = None
 ) -> NeuralFit:
@@ -132,16 +148,14 @@ def fit_neurons(
         settings: None for the defaults.
 
     Raises:
-        DatasetError: fewer than eight stimuli; or, with noise correction, a stimulus that was shown
-            once.
+        DatasetError: see :func:`check_assembly`.
         ConfigError: features of other stimuli or bins, or that are not finite.
         UserError: scikit-learn is not installed.
     """
     settings = settings or FitSettings()
     _check(features, assembly)
+    check_assembly(assembly, settings)
     repetitions = Repetitions(assembly)
-    if settings.noise_correction:
-        repetitions.check_halves()
     responses = repetitions.mean()
     flat = constant(responses)
     generator = np.random.default_rng(settings.seed)
@@ -204,9 +218,4 @@ def _check(features: np.ndarray, assembly: Assembly) -> None:
             f"{assembly.name}, got {features.shape}"
         )
     if not np.isfinite(features).all():
-        raise ConfigError("features are not finite: does the model's training have diverged?")
-    if stimuli < LEAST_STIMULI:
-        raise DatasetError(
-            f"assembly {assembly.name}: a fit needs at least {LEAST_STIMULI} stimuli; it has "
-            f"{stimuli}."
-        )
+        raise ConfigError("features are not finite: has the model's training diverged?")

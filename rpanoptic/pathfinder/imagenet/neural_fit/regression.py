@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -106,7 +105,7 @@ def _fitted(
     # The library would blow their rounding up to the size of the others.
     varying = ~constant(train)
     if not varying.any():
-        return [np.tile(y.mean(axis=0), (len(test), 1)) for y in responses]
+        return [_unchanging(y, len(test)) for y in responses]
     train, test = train[:, varying], test[:, varying]
     most = min(stimuli - 1, train.shape[1])
     if 0 < settings.pca < most:
@@ -114,10 +113,21 @@ def _fitted(
         train, test = pca.transform(train), pca.transform(test)
         most = min(most, settings.pca)
     components = _directions(train, min(settings.components, most), seed)
-    return [_regress(train, y, components).predict(test) for y in responses]
+    return [
+        # As in bins in which no neuron fires: the library would divide by zero.
+        _unchanging(y, len(test)) if constant(y).all() else _regress(train, y, components, test)
+        for y in responses
+    ]
 
 
-def _regress(train: np.ndarray, responses: np.ndarray, components: int) -> Any:
+def _unchanging(responses: np.ndarray, count: int) -> np.ndarray:
+    """The same prediction for all stimuli, the mean."""
+    return np.tile(responses.mean(axis=0), (count, 1))
+
+
+def _regress(
+    train: np.ndarray, responses: np.ndarray, components: int, test: np.ndarray
+) -> np.ndarray:
     model = library("sklearn.cross_decomposition").PLSRegression(n_components=components)
     # Each direction by a decomposition, as for the library's other models of this family, and not
     # by iterations, which take several times as long and end where they are near.
@@ -125,7 +135,8 @@ def _regress(train: np.ndarray, responses: np.ndarray, components: int) -> Any:
     with warnings.catch_warnings():
         # Responses without noise may need fewer components than there are.
         warnings.filterwarnings("ignore", message="y residual is constant")
-        return model.fit(train, responses)
+        predicted: np.ndarray = model.fit(train, responses).predict(test)
+    return predicted
 
 
 def _directions(train: np.ndarray, most: int, seed: int) -> int:

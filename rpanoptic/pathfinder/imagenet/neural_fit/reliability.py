@@ -73,7 +73,7 @@ class Repetitions:
             raise DatasetError(
                 f"assembly {self._assembly.name}: a noise ceiling needs two repetitions of each "
                 f"stimulus; {len(once)} of {len(stimuli)} were shown once: {listed(once, most=4)}. "
-                "Without noise correction one is enough."
+                "Without noise correction (--no-noise-correction) one is enough."
             )
 
     def mean(self) -> np.ndarray:

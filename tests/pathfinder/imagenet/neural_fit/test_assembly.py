@@ -64,6 +64,13 @@ def test_windows(tmp_path: Path) -> None:
         ({"time_bin_start": ("time_bin", ["70", "80"])}, "time_bin_start must be numbers, ms"),
         ({"time_bin_start": ("time_bin", [70.0, 95.0])}, "95-90 ms does not end after its start"),
         ({"time_bin_end": ("time_bin", [80.0, np.inf])}, "not finite"),
+        (
+            {
+                "time_bin_start": ("time_bin", [0.07, 0.08]),
+                "time_bin_end": ("time_bin", [0.08, 0.09]),
+            },
+            r"the first is 0\.07-0\.08 ms\. Times are in ms; are these seconds\?",
+        ),
     ],
 )
 def test_coordinates_at_fault(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -140,6 +141,14 @@ def test_responses_and_features_that_do_not_vary() -> None:
     assert overall_row(fit)["constant"] == 1
     assert np.isnan(fit.correlation[:, 0]).all()
     assert np.isfinite(column(fit, "predictivity")).all()
+
+    # A bin before the neurons' latency: nothing fires in it, and maps of it alone predict that.
+    responses[..., 0] = 0
+    map_of_bins = replace(SETTINGS, map=replace(SETTINGS.map, kind="per_bin"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit = fit_neurons(TEACHER, replace(MEASURED, responses=responses), map_of_bins)
+    assert [row["neuroids"] for row in bin_rows(fit)] == [0, 19, 19, 19, 19]
 
     silent = fit_neurons(np.ones((120, 4, 1)), MEASURED, SETTINGS)
     assert overall_row(silent)["predictivity"] == 0
