@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rpanoptic.arguments import at_least
 from rpanoptic.engine import check_output_dir, setup_config
-from rpanoptic.errors import UserError
+from rpanoptic.errors import ConfigError, UserError
 from rpanoptic.pathfinder.imagenet.graph_picture import graph_figure
 from rpanoptic.visualization import save_figure
 
@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     file = Path(args.output)
     try:
+        if file.is_dir():
+            raise ConfigError(f"--output: {file} is a folder, not a picture")
         cfg = setup_config(args.config_file, args.opts)
         size = tuple(args.size) if args.size else None
         figure = graph_figure(cfg, size=size, title=_title(Path(args.config_file)))

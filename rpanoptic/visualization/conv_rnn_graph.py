@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 # Inches. Rows, the y of both panels, are 1 apart; the x of the left panel are inches.
 _ROW, _LANE, _STEP = 0.56, 0.32, 0.31
 _BOX, _GAP, _CELL, _MARGIN = 1.85, 0.22, 1.5, 0.1
-# The least width of a figure.
-_LEAST = 3.6
+# The least width of a figure; a line of its legend.
+_LEAST, _LINE = 3.6, 0.17
 # In rows.
 _BOX_HEIGHT, _PORTS = 0.62, 0.4
 # In inches, of the corners of boxes and of feedback edges.
@@ -95,14 +95,7 @@ def draw_graph(
     if timed is not None:
         draw_schedule(panels[1], graph, timed, rows=rows)
         entries += schedule_legend(graph, timed)
-    figure.legend(
-        handles=entries,
-        loc="outside lower center",
-        ncols=2 if timed is None else 3,
-        frameon=False,
-        fontsize=8,
-        labelcolor=INK,
-    )
+    _add_legend(figure, entries, most=2 if timed is None else 3)
     return figure
 
 
@@ -271,6 +264,25 @@ def _chain_legend(graph: ConvRNNGraph, connection: str) -> list[Artist]:
         text = f"feedback: {', '.join(words)}"
         entries.append(Line2D([], [], color=ORANGE, linewidth=1.2, label=text))
     return entries
+
+
+def _add_legend(figure: Figure, entries: list[Artist], *, most: int) -> None:
+    """Below the panels, in as many columns as there is room for; the figure grows by its lines."""
+    width, height = figure.get_size_inches()
+    for columns in range(most, 0, -1):
+        legend = figure.legend(
+            handles=entries,
+            loc="outside lower center",
+            ncols=columns,
+            frameon=False,
+            fontsize=8,
+            labelcolor=INK,
+        )
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            more = -(-len(entries) // columns) - -(-len(entries) // most)
+            figure.set_size_inches(width, height + more * _LINE)
+            return
+        legend.remove()
 
 
 def _shape(channels: int, size: Size) -> str:

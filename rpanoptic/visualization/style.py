@@ -70,7 +70,13 @@ def save_figure(path: str | Path, figure: Figure, *, colors: int = 0) -> Path:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=_DPI)
     if colors:
-        drawn = Image.open(stream).convert("RGB").quantize(colors, dither=Image.Dither.NONE)
+        # By how far colours are apart: the default, by how much of them there is, would give thin
+        # lines the colour of broad areas.
+        drawn = (
+            Image.open(stream)
+            .convert("RGB")
+            .quantize(colors, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        )
         stream = io.BytesIO()
         drawn.save(stream, format="png", optimize=True)
     write_atomically(path, stream.getvalue())

@@ -42,6 +42,7 @@ def test_bad_input_is_one_message_and_status_2(
     file = tmp_path / "new" / "graph.png"
     cases = [
         (command(config, file, **RESNET), "MODEL.BACKBONE.NAME"),
+        (command(config, tmp_path), f"--output: {tmp_path} is a folder, not a picture"),
         (command(config, taken / "graph.png"), f"--output: cannot write to the folder {taken}"),
         (command(tmp_path / "none.yaml", file), "none.yaml"),
         (command(config, file, MODEL__RECURRENT__CONVRNN__DEPTH=1), "CONVRNN.DEPTH"),

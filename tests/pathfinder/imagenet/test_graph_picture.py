@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
 
 from rpanoptic.engine import setup_config
 from rpanoptic.errors import ConfigError
 from rpanoptic.pathfinder.imagenet import graph_picture
 from rpanoptic.pathfinder.imagenet.graph_picture import graph_figure
+from rpanoptic.visualization.style import ORANGE, save_figure
 from tests.pathfinder.imagenet.models.tiny import CLASSIFIER, CONVRNN, RESNET, config
 from tests.paths import ROOT
 
@@ -96,6 +100,20 @@ def test_a_network_without_cells_and_feedback() -> None:
     changes = {f"{CONVRNN}LAYERS": layers, f"{CONVRNN}FEEDBACK": []}
     figure = graph_figure(config(**changes), title="feed-forward")
     assert len(figure.axes) == 1 and figure.get_suptitle() == "feed-forward"
+
+
+def test_a_narrow_figure_has_its_whole_legend_and_all_colors(tmp_path: Path) -> None:
+    cfg = setup_config(ROOT / "configs" / "imagenet" / "digits" / "reciprocal_gated.yaml")
+    figure = graph_figure(cfg)
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+    # Beside a few thick boxes, the thin lines of feedback keep their colour.
+    file = save_figure(tmp_path / "graph.png", figure, colors=64)
+    with Image.open(file) as picture:
+        colors = {color for _, color in picture.convert("RGB").getcolors(256)}
+    orange = [round(255 * part) for part in to_rgb(ORANGE)]
+    assert min(max(abs(a - b) for a, b in zip(color, orange, strict=True)) for color in colors) < 12
 
 
 def test_a_published_config_draws() -> None:
