@@ -62,6 +62,8 @@ def _work(args: argparse.Namespace) -> None:
     from rpanoptic.pathfinder.imagenet.search.storage import open_storage
     from rpanoptic.pathfinder.imagenet.search.study import Search, load_study, open_study
 
+    if not 0 < args.top <= 1:
+        raise ConfigError(f"--top must be above 0 and at most 1, got {args.top:g}")
     if not args.config_file:
         if not args.report:
             raise ConfigError("give --config-file to search, or --report for what was found")

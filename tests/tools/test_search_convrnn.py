@@ -118,6 +118,7 @@ def test_bad_input_is_one_message_and_status_2(
         ([*own, str(text), "--report"], "text.db is no study: it is not a database of SQLite"),
         ([*own, str(tmp_path / "absent.db"), "--report"], "there is no file"),
         ([*own, str(text), *config], "text.db is no study"),
+        ([*own, "a.db", *config, "--report", "--top", "2"], "--top must be above 0 and at most 1"),
         ([*own, "a.db", *config, "--space", "cell"], "--space 'cell' is unknown"),
         ([*own, "a.db", "--config-file", "a.yaml"], "config file a.yaml does not exist"),
         ([*own, "a.db", *config, "RPANOPTIC.BEST_METRIC", "''"], "BEST_METRIC is empty"),

@@ -23,10 +23,10 @@ from rpanoptic.pathfinder.imagenet.search.parameters import median_of
 from rpanoptic.pathfinder.imagenet.search.run import trial_config
 from rpanoptic.pathfinder.imagenet.search.study import (
     PARAMETERS,
-    REASON,
     Search,
     counted,
     ranked,
+    reason_of,
 )
 from rpanoptic.visualization.style import save_figure
 
@@ -115,7 +115,7 @@ def write_report(
             "",
         ]
     lines += ["## Importance", "", *_importance_lines(study, folder, files), ""]
-    if ended:
+    if order or any(trial.intermediate_values for trial in ended):
         files.append(save_figure(folder / "history.png", draw_history(ended, order, search.metric)))
         lines += ["## History", "", "![](history.png)", ""]
     lines += _failures(ended)
@@ -146,6 +146,9 @@ def _summary(
         f"{len(ended)} trials: {states[TrialState.COMPLETE]} completed, "
         f"{states[TrialState.PRUNED]} stopped early, {states[TrialState.FAIL]} failed."
     )
+    running = sum(not trial.state.is_finished() for trial in counted(study))
+    if running:
+        text += f" {running} more {'is' if running == 1 else 'are'} running."
     if order:
         text += (
             f" The best has a {search.metric} of {order[0].value:.2f} (trial {order[0].number})."
@@ -194,11 +197,7 @@ def _importance_lines(study: Study, folder: Path, files: list[Path]) -> list[str
 
 
 def _failures(ended: Sequence[FrozenTrial]) -> list[str]:
-    reasons = Counter(
-        str(trial.user_attrs.get(REASON, "no reason is known")).partition("\n")[0]
-        for trial in ended
-        if trial.state == TrialState.FAIL
-    )
+    reasons = Counter(reason_of(trial) for trial in ended if trial.state == TrialState.FAIL)
     if not reasons:
         return []
     rows = [(reason, count) for reason, count in reasons.most_common()]

@@ -27,6 +27,7 @@ from rpanoptic.pathfinder.imagenet.search.study import (
     Search,
     counted,
     ranked,
+    reason_of,
 )
 
 #: Takes the number of an evaluation, from 1, and its result; says whether the training goes on.
@@ -151,8 +152,12 @@ def _train(trial: Trial, search: Search, train: Train, folder: Path) -> float:
         trial.set_user_attr(REASON, f"more than {search.max_parameters:,} parameters")
         raise optuna.TrialPruned
     place = Path(cfg.OUTPUT_DIR)
-    place.mkdir(parents=True, exist_ok=True)
-    write_atomically(place / "trial.yaml", cfg.dump().encode())
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        write_atomically(place / "trial.yaml", cfg.dump().encode())
+    except OSError as error:
+        reason = error.strerror or error
+        raise TrialFailed(f"cannot write to the folder {place}: {reason}") from error
 
     def report(evaluation: int, value: float) -> bool:
         trial.report(value, evaluation)
@@ -200,7 +205,7 @@ def _outcome(trial: FrozenTrial) -> str:
     seconds = trial.duration.total_seconds() if trial.duration else 0.0
     size = trial.user_attrs.get(PARAMETERS)
     if trial.state == TrialState.FAIL:
-        return f"trial {trial.number} failed: {trial.user_attrs.get(REASON, 'no reason is known')}"
+        return f"trial {trial.number} failed: {reason_of(trial)}"
     if trial.state == TrialState.PRUNED:
         last = trial.last_step
         reached = "" if last is None else f" at {trial.intermediate_values[last]:.2f}"

@@ -70,8 +70,10 @@ def open_storage(place: str, *, heartbeat: int = 60, must_exist: bool = False) -
         except (SQLAlchemyError, RuntimeError, AssertionError) as error:
             lost = isinstance(error, (IntegrityError, OperationalError))
             if not lost or opening + 1 == _OPENINGS:
+                # That of the database alone, without SQLAlchemy's remarks.
+                reason = getattr(error, "orig", None) or error
                 raise ConfigError(
-                    f"--storage {place} cannot be opened as a study of Optuna: {error}"
+                    f"--storage {place} cannot be opened as a study of Optuna: {reason}"
                 ) from error
             time.sleep(_PAUSE)
     raise AssertionError("the last opening returns or raises")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ _ATTRIBUTE = "rpanoptic:search"
 # User attributes of trials.
 PARAMETERS, REASON, SURPLUS = "parameters", "reason", "surplus"
 _LISTED = 8
+# Characters of a reason that are shown.
+_REASON = 160
 # Trials that end early under "median" are at least as many as these, and so are those before it.
 _MEDIAN_STARTUP = 5
 
@@ -206,6 +209,12 @@ def ranked(study: Study) -> list[FrozenTrial]:
         if all(value <= 0 for value in trial.constraints.values())
     ]
     return sorted(done, key=lambda trial: (-_value(trial), trial.number))
+
+
+def reason_of(trial: FrozenTrial) -> str:
+    """Why a trial failed, in a line. All of it is in the study, and in the trial's folder."""
+    reason = str(trial.user_attrs.get(REASON, "no reason is known"))
+    return textwrap.shorten(reason.partition("\n")[0], _REASON, placeholder=" ...")
 
 
 def _value(trial: FrozenTrial) -> float:

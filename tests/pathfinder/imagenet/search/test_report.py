@@ -105,6 +105,13 @@ def test_a_study_without_results(tmp_path: Path) -> None:
     assert "0 trials: 0 completed" in report.read_text()
     with pytest.raises(ConfigError, match="no completed trial to take a median of"):
         median_config(study, search, tmp_path)
+    long = {"reason": "iteration 0: loss is nan. Pictures: " + "digit 1, " * 60}
+    study.add_trial(create_trial(state=TrialState.FAIL, user_attrs=long))
+    study.ask()
+    (report,) = write_report(study, search, tmp_path)
+    text = report.read_text()
+    assert "1 trials: 0 completed, 0 stopped early, 1 failed. 1 more is running. None has" in text
+    assert "digit 1, ..." in text and max(map(len, text.splitlines())) < 200
     study, search = synthetic(1)
     with pytest.raises(ConfigError, match=r"in \(0, 1\]; got 2"):
         median_config(study, search, tmp_path, top=2)
