@@ -80,6 +80,8 @@ def _fit(args: argparse.Namespace) -> list[Path]:
     for flag in ("config_file", "stimuli", "assembly", "layers"):
         if not getattr(args, flag):
             raise ConfigError(f"--{flag.replace('_', '-')} is missing (or give --from-csv)")
+    if keys := [name for name in args.layers if "." in name]:
+        raise ConfigError(f"--layers: {keys[0]} is no layer; another flag goes before config keys")
     with naming("--components, --map, --pca, --splits, --least-reliability, --seed"):
         settings = FitSettings(
             map=MapSettings(components=args.components, kind=args.map, pca=args.pca),

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.weights_file import file_sha256, local_weights
-from rpanoptic.errors import ConfigError, listed
+from rpanoptic.errors import ConfigError, DatasetError, listed
 from rpanoptic.modeling.backbone import ConvRNN
 from rpanoptic.pathfinder.imagenet.data import ClassificationMapper
 from rpanoptic.pathfinder.imagenet.neural_fit import (
@@ -86,7 +86,7 @@ def model_features(
     for layer in dict.fromkeys(layers):
         origin = hashlib.sha256(f"{what} {layer}".encode()).hexdigest()
         path = folder / f"{layer}-{origin[:12]}.nc"
-        if path.is_file() and (there := FeatureFile(path)).header.origin == origin:
+        if there := _kept(path, origin):
             logger.info("features of %s: those of %s", layer, path)
             found[layer] = there
         else:
@@ -172,6 +172,18 @@ def _feature_config(cfg: CfgNode, layers: Sequence[str]) -> CfgNode:
         # Nothing is differentiated, and all methods take the same steps.
         node.GRADIENT = "bptt"
     return cfg
+
+
+def _kept(path: Path, origin: str) -> FeatureFile | None:
+    """Features that were taken before; None if there are none, or they are damaged."""
+    if not path.is_file():
+        return None
+    try:
+        there = FeatureFile(path)
+    except DatasetError as error:
+        logger.warning("features are taken again: %s", error)
+        return None
+    return there if there.header.origin == origin else None
 
 
 def _network(model: nn.Module) -> nn.Module:

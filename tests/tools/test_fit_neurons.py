@@ -158,6 +158,12 @@ def test_features_are_kept_and_told_apart(
     first = (tmp_path / "neural_fit.csv").read_text()
     assert tool.main(command_line) == 0 and len(asked) == 1
     assert (tmp_path / "neural_fit.csv").read_text() == first
+    # A file that a full disk cut off is written again.
+    (kept,) = store.iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: len(whole) // 2])
+    assert tool.main(command_line) == 0 and asked.pop() == ["conv3"] and len(asked) == 1
+    assert (tmp_path / "neural_fit.csv").read_text() == first
     pictures = {path.stem: path for path in sorted(scene.stimuli.iterdir())[:9]}
 
     def taken(layer: str, weights: Path = scene.weights, size: int = 0, **changes: Any) -> Any:
@@ -261,6 +267,8 @@ def test_bad_input_is_one_message_and_status_2(
         (command(scene, o, assembly=tmp_path / "absent.nc"), "absent.nc does not exist"),
         (command(scene, o, variable="V4"), "expected one variable named 'V4'"),
         (command(scene, o, layers="conv9"), "conv9"),
+        (command(scene, o, "--layers", "conv3"), "--layers: MODEL."),
+        (command(scene, o, assembly=tmp_path), "is a folder, not a NetCDF-4 file"),
         (command(scene, o, weights=tmp_path / "absent.pth"), "absent.pth does not exist"),
         (command(scene, o, weights=None), "MODEL.WEIGHTS is empty"),
         (command(scene, o, changes=FORWARD), "another architecture"),

@@ -140,7 +140,8 @@ def open_netcdf(path: Path) -> Any:
     xarray = library("xarray")
     library("h5netcdf")
     if not path.is_file():
-        raise DatasetError(f"{path} does not exist.")
+        what = "is a folder, not a NetCDF-4 file" if path.is_dir() else "does not exist"
+        raise DatasetError(f"{path} {what}.")
     try:
         # Times in "ms" would become a type of their own.
         return xarray.open_dataset(
