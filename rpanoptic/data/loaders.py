@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from rpanoptic.data.mapper import PanopticDatasetMapper
 from rpanoptic.data.train_loader import Mapper, Record
 from rpanoptic.data.unusable import Unusable, UnusableLog
+from rpanoptic.data.worker_errors import ErrorsAsItems, raise_first
 from rpanoptic.errors import ConfigError, DatasetError, naming
 
 logger = logging.getLogger(__name__)
@@ -51,17 +52,18 @@ class EvaluationLoader(DataLoader):
     These are named in the log, once each, and counted at the end of a pass. A batch of which
     nothing is left is left out; the length counts it.
 
-    Built with the arguments of PyTorch's loader. Iterating raises a DatasetError if there is no
-    usable picture at all.
+    Built with a map-style dataset and the options of PyTorch's loader. Iterating raises what the
+    mapper raises, and a DatasetError if there is no usable picture at all.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, dataset: Any, **options: Any) -> None:
+        super().__init__(ErrorsAsItems(dataset), **options)
         self._unusable = UnusableLog("It is left out of the evaluation.")
 
     def __iter__(self) -> Iterator[list[Record]]:  # type: ignore[override]
         left_out = kept = 0
         for batch in super().__iter__():
+            raise_first(batch)
             unusable = [one for one in batch if isinstance(one, Unusable)]
             self._unusable.note(unusable)
             usable = [one for one in batch if not isinstance(one, Unusable)]

@@ -30,6 +30,7 @@ from detectron2.utils.events import get_event_storage
 from torch.utils.data import DataLoader, Dataset
 
 from rpanoptic.data.unusable import Unusable, UnusableLog
+from rpanoptic.data.worker_errors import ErrorsAsItems, raise_first
 from rpanoptic.errors import ConfigError, DatasetError
 from rpanoptic.random_state import seeded
 
@@ -154,7 +155,7 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[list[Record]]:
         loader = DataLoader(
-            SeededDataset(self._records, self._mapper, self._seed),
+            ErrorsAsItems(SeededDataset(self._records, self._mapper, self._seed)),
             batch_sampler=itertools.islice(self.draws(), self._passed, None),
             num_workers=self._num_workers,
             collate_fn=trivial_batch_collator,
@@ -163,6 +164,7 @@ class TrainLoader:
             generator=torch.Generator().manual_seed(self._seed),
         )
         for batch in loader:
+            raise_first(batch)
             self._passed += 1
             self._note([one for drawn in batch for one in drawn.unusable])
             yield [drawn.mapped for drawn in batch]
@@ -238,8 +240,9 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> TrainLoader:
         mapper: see :class:`SeededDataset`.
 
     Raises:
-        ConfigError: the sampler is unknown, the batch cannot be divided among the processes, or
-            pictures shall be grouped by shape in a dataset that does not tell their sizes.
+        ConfigError: the sampler is unknown, or needs what the records lack; the batch cannot be
+            divided among the processes; or pictures shall be grouped by shape in a dataset that
+            does not tell their sizes.
     """
     seed = int(cfg.SEED)
     if seed < 0:
@@ -251,6 +254,13 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> TrainLoader:
         if "sampler" not in str(error):
             raise
         raise ConfigError(f"DATALOADER.SAMPLER_TRAIN: {error}.") from error
+    except KeyError as error:
+        if cfg.DATALOADER.SAMPLER_TRAIN != "RepeatFactorTrainingSampler":
+            raise
+        raise ConfigError(
+            f"DATALOADER.SAMPLER_TRAIN: RepeatFactorTrainingSampler needs the {error.args[0]} of "
+            "every picture, which the training sets do not have; take TrainingSampler."
+        ) from error
     listed = options["dataset"]
     wide = _wide(listed) if options["aspect_ratio_grouping"] else None
     records = DatasetFromList(listed, copy=False) if isinstance(listed, list) else listed

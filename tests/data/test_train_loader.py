@@ -42,6 +42,7 @@ def with_random_numbers(record: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 def cfg() -> Iterator[CfgNode]:
     DatasetCatalog.register(NAME, shapes)
+    MetadataCatalog.get(NAME)
     cfg = get_cfg()
     cfg.DATASETS.TRAIN = (NAME,)
     cfg.DATALOADER.NUM_WORKERS = 0
@@ -204,6 +205,17 @@ def test_grouping_needs_sizes(cfg: CfgNode) -> None:
         build_train_loader(cfg, with_random_numbers)
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
     assert len(take(build_train_loader(cfg, with_random_numbers), 1)[0]) == 2
+
+
+def test_a_sampler_that_needs_annotations_is_refused_without_them(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    bare = [{key: record[key] for key in ("width", "height")} for record in shapes()]
+    monkeypatch.setattr(DatasetCatalog, "get", lambda _: bare)
+    with pytest.raises(ConfigError, match="RepeatFactorTrainingSampler needs the annotations of"):
+        build_train_loader(cfg, with_random_numbers)
 
 
 def test_unknown_sampler_is_refused(cfg: CfgNode) -> None:
