@@ -37,6 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.index_only is None and args.split is None and (not args.root or not args.output):
         parser.error("give --split, --root and --output, or --index-only")
+    packing = (args.split, args.root, args.output, args.size or None)
+    if args.index_only is not None and any(one is not None for one in packing):
+        parser.error("--index-only packs nothing: leave out --split, --root, --output and --size")
     if args.classes is not None and args.index_only is None:
         parser.error("--classes is for --index-only: the names of folders are those of classes")
     try:

@@ -87,8 +87,8 @@ def pack_folder(
         progress: whether to show progress bars, on standard error.
 
     Raises:
-        DatasetError: a class folder or a picture has a fault; the folder holds something else, or a
-            set that differs; or it cannot be written.
+        DatasetError: a class folder or a picture has a fault; the folder is in ``root``, or holds
+            something else, or a set that differs; or it cannot be written.
     """
     root, folder = root.absolute(), folder.absolute()
     source = FolderSource(root)
@@ -104,6 +104,10 @@ def pack_folder(
         shorter_side=shorter_side,
         pictures_per_shard=pictures_per_shard,
     )
+    if root.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise DatasetError(
+            f"{folder}: is in {root}, where it would count as a class. Choose another folder."
+        )
     _check_room(folder, wanted)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tarfile
 import zlib
 from collections.abc import Iterable
@@ -22,6 +23,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from rpanoptic.errors import DatasetError
 
 _LABEL = ".cls"
+# A damaged label must not ask for the names of 2 ** 31 classes.
+_MOST_CLASSES = 1_000_000
 
 
 class Packed(NamedTuple):
@@ -136,10 +139,11 @@ def _block(path: Path, offset: int) -> bytes:
 
 
 def _label(path: Path, name: str, data: bytes) -> int:
-    try:
-        label = int(data)
-    except ValueError:
-        label = -1
-    if not 0 <= label < 2**31:
-        raise DatasetError(f"{path}: {name} holds {data[:20]!r}, expected a label, 0 or more.")
+    text = data.strip()
+    # int() takes signs, underscores and any script's digits as well.
+    label = int(text) if re.fullmatch(rb"[0-9]{1,10}", text) else -1
+    if not 0 <= label < _MOST_CLASSES:
+        raise DatasetError(
+            f"{path}: {name} holds {data[:20]!r}, expected a label, 0 to {_MOST_CLASSES - 1}."
+        )
     return label

@@ -86,7 +86,7 @@ def read_description(folder: Path) -> Description | None:
             shorter_side=int(values["shorter_side"]),
             pictures_per_shard=int(values["pictures_per_shard"]),
             shards=tuple(
-                ShardFile(str(shard["file"]), int(shard["bytes"]), int(shard["pictures"]))
+                ShardFile(_plain(shard["file"]), int(shard["bytes"]), int(shard["pictures"]))
                 for shard in values["shards"]
             ),
             format_version=int(values["format_version"]),
@@ -96,7 +96,11 @@ def read_description(folder: Path) -> Description | None:
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror or error}).") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path}: no description of a set of shards ({error}).") from None
+        raise DatasetError(
+            f"{path}: is no description of a set of shards ({type(error).__name__}: {error}). "
+            f"Remove it, and repeat the command that made it (python {SCRIPT}): shards that are "
+            "whole are kept."
+        ) from None
     if found.format_version != _FORMAT_VERSION:
         raise DatasetError(
             f"{path}: version {found.format_version} of the format, expected {_FORMAT_VERSION}."
@@ -222,6 +226,13 @@ class ShardSource:
             if size != shard.bytes:
                 found = "is missing" if size is None else f"has {size} bytes"
                 raise _unsound(path, f"{found}, but has {shard.bytes} bytes by {METADATA}")
+
+
+def _plain(name: str) -> str:
+    # A description may come from elsewhere: it must not lead out of its folder.
+    if Path(name).name != name:
+        raise ValueError(f"{name} is no name of a file in the folder")
+    return name
 
 
 def _unsound(path: Path, fault: str) -> DatasetError:

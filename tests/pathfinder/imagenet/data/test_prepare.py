@@ -46,6 +46,7 @@ def test_what_cannot_be_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "cat/cat.0.JPEG: cannot be read as a picture" in capsys.readouterr().err
     assert run("--index-only", tmp_path, "--classes", tmp_path / "gone") == 2
     assert "error: --classes" in capsys.readouterr().err
-    for words in ((), ("--root", root), ("--split", "val", "--classes", tmp_path)):
+    both = ("--index-only", output, "--root", root)
+    for words in ((), ("--root", root), ("--split", "val", "--classes", tmp_path), both):
         with pytest.raises(SystemExit):
             run(*words)

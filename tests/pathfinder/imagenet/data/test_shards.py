@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Iterator
 from itertools import islice
@@ -185,13 +186,30 @@ def test_an_index_of_other_shards_is_refused(root: Path, folder: Path, tmp_path:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "no description"), ("{}", "no description"), ("null", "no description")],
+    [("{", "is no description"), ("{}", "KeyError: 'classes'"), ("null", "is no description")],
 )
 def test_a_damaged_description_is_named(root: Path, folder: Path, text: str, message: str) -> None:
     (folder / METADATA).write_text(text)
     for use in (lambda: check_dataset(NAME), lambda: pack(root, folder)):
-        with pytest.raises(DatasetError, match=rf"metadata\.json: {message}"):
+        with pytest.raises(DatasetError, match=rf"metadata\.json: .*{message}"):
             use()
+    (folder / METADATA).unlink()
+    assert pack(root, folder).written == 0
+
+
+def test_a_description_names_no_file_outside_its_folder(folder: Path) -> None:
+    values = json.loads((folder / METADATA).read_text())
+    values["shards"][0]["file"] = f"../{folder.name}/shard-00000.tar"
+    (folder / METADATA).write_text(json.dumps(values))
+    with pytest.raises(DatasetError, match=r"shard-00000\.tar is no name of a file in the folder"):
+        check_dataset(NAME)
+
+
+def test_shards_do_not_become_a_class(root: Path) -> None:
+    before = sorted(root.iterdir())
+    with pytest.raises(DatasetError, match=r"/shards: is in .*, where it would count as a class"):
+        pack(root, root / "shards")
+    assert sorted(root.iterdir()) == before
 
 
 def test_sets_are_not_mixed(root: Path, folder: Path, tmp_path: Path) -> None:
@@ -304,6 +322,8 @@ def test_shards_of_others_can_be_indexed_and_read(tmp_path: Path) -> None:
         ({"one.cls": b"1"}, "one has no picture"),
         ({"one.cls": b"cat", "one.png": b""}, r"one\.cls holds b'cat', expected a label"),
         ({"one.cls": b"-1", "one.png": b""}, r"one\.cls holds b'-1'"),
+        ({"one.cls": b"2000000000", "one.png": b""}, "expected a label, 0 to 999999"),
+        ({"one.cls": b"1_0", "one.png": b""}, r"one\.cls holds b'1_0'"),
         ({"a.jpg": b"", "a.png": b"", "a.cls": b"1"}, r"a is there twice with \.png"),
         ({"notes.txt": b""}, "no picture with a label"),
     ],
