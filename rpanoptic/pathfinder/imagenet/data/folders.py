@@ -25,13 +25,16 @@ class FolderSource:
         classes: the class folders that count, in the order of their labels; None takes all, in the
             order of their names.
         counterpart: another root that must have the same class folders, if it is there.
+
+    Raises:
+        DatasetError: there is no class among ``classes``, or one twice.
     """
 
     def __init__(
         self, root: Path, *, classes: Sequence[str] | None = None, counterpart: Path | None = None
     ) -> None:
         self.root = root
-        self._classes = None if classes is None else tuple(classes)
+        self._classes = None if classes is None else _distinct(classes)
         self._counterpart = counterpart
 
     @property
@@ -86,6 +89,16 @@ def class_folders(root: Path) -> tuple[str, ...]:
     except OSError as error:
         raise DatasetError(f"{root}: cannot be read ({error.strerror or error}).") from None
     return tuple(names)
+
+
+def _distinct(classes: Sequence[str]) -> tuple[str, ...]:
+    # A text is a sequence of its letters.
+    names = (classes,) if isinstance(classes, str) else tuple(classes)
+    twice = [name for place, name in enumerate(names) if name in names[:place]]
+    if not names or twice:
+        fault = f"class {twice[0]!r} is there twice" if twice else "there is none"
+        raise DatasetError(f"classes: {fault}; expected the names of class folders, each once.")
+    return names
 
 
 def _check_there(root: Path, wanted: Sequence[str], found: Sequence[str], reason: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from rpanoptic.errors import DatasetError
 from rpanoptic.pathfinder.imagenet.data.digits import read_digit
@@ -62,6 +62,9 @@ def decode(data: bytes, name: str) -> Image.Image:
             return _rgb(ImageOps.exif_transpose(image))
     except MemoryError:
         raise
+    except UnidentifiedImageError:
+        fault = "it has no known format" if data else "it is empty"
+        raise DatasetError(f"{name}: cannot be read as a picture ({fault}).") from None
     # Pillow reports damage by OSError, SyntaxError, ValueError and others.
     except Exception as error:
         raise DatasetError(f"{name}: cannot be read as a picture ({error}).") from None

@@ -91,6 +91,9 @@ def test_chosen_classes_have_the_labels_of_their_places(tmp_path: Path) -> None:
         forget(name)
     with pytest.raises(DatasetError, match=r"dog: no such class folder, but it is among"):
         FolderSource(tmp_path, classes=["cat", "dog"]).records()
+    for classes, fault in (([], "there is none"), (["cat", "cat"], "'cat' is there twice")):
+        with pytest.raises(DatasetError, match=rf"classes: .*{fault}; expected the names"):
+            FolderSource(tmp_path, classes=classes)
 
 
 def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:

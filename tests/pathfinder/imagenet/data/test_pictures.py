@@ -93,8 +93,10 @@ def test_a_truncated_file_is_named(tmp_path: Path, kind: str) -> None:
 def test_other_faults_are_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"gone\.png: no such file"):
         read_record({"file_name": str(tmp_path / "gone.png")})
-    with pytest.raises(DatasetError, match="text: cannot be read as a picture"):
+    with pytest.raises(DatasetError, match=r"text: cannot be read .* \(it has no known format\)"):
         decode(b"not a picture", "text")
+    with pytest.raises(DatasetError, match=r"nothing: cannot be read as a picture \(it is empty\)"):
+        decode(b"", "nothing")
     real = encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF")
     with pytest.raises(DatasetError, match=r"real: .*floating point"):
         decode(real, "real")
