@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import tempfile
 from pathlib import Path
@@ -33,6 +34,8 @@ from rpanoptic.pathfinder.imagenet.models import ImageClassifier, check_classifi
 from rpanoptic.pathfinder.models import check_pathfinder_node
 from rpanoptic.recurrent import recurrent_blocks
 
+logger = logging.getLogger(__name__)
+
 
 def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
     """Check what a run needs besides its model, before the model is built.
@@ -43,7 +46,8 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
 
     Raises:
         ConfigError: see :func:`check_settings`; or ``OUTPUT_DIR`` cannot be written; a head has
-            another number of classes than a dataset; a test set judges nothing, or a
+            another number of classes than a dataset; training sets of labelled pictures have
+            different classes; a test set judges nothing, or a
             training set has nothing, that the model predicts; the training sets cannot be read
             together, or not as ``INPUT`` says.
         DatasetError: a dataset is unknown, missing or damaged, or no evaluator is known for a
@@ -55,6 +59,7 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
     for name in dict.fromkeys(names):
         check_dataset(name)
         _check_class_counts(cfg, name)
+    _check_class_names(cfg, names)
     if not eval_only:
         build_mapper(cfg, cfg.DATASETS.TRAIN, is_train=True)
         for name in cfg.DATASETS.TRAIN:
@@ -190,6 +195,30 @@ def _check_class_counts(cfg: CfgNode, name: str) -> None:
                 f"MODEL.{key}.NUM_CLASSES is {given}, but dataset {name} has {wanted} classes "
                 f"of {counted}."
             )
+
+
+def _check_class_names(cfg: CfgNode, names: list[str]) -> None:
+    """A label must stand for one class in all sets of labelled pictures.
+
+    Of a test set it is warned only: its folders may have names of their own.
+    """
+    kinds = {name: MetadataCatalog.get(name) for name in dict.fromkeys(names)}
+    labelled = [
+        n for n, one in kinds.items() if one.get("evaluator_type") == "image_classification"
+    ]
+    for name in labelled[1:]:
+        first = labelled[0]
+        pairs = zip(kinds[first].get("classes", ()), kinds[name].get("classes", ()), strict=False)
+        label, differing = next(((n, p) for n, p in enumerate(pairs) if p[0] != p[1]), (0, None))
+        if differing is None:
+            continue
+        message = (
+            f"datasets {first} and {name} have different classes: label {label} is "
+            f"{differing[0]!r} in the one and {differing[1]!r} in the other."
+        )
+        if name in cfg.DATASETS.TRAIN and first in cfg.DATASETS.TRAIN:
+            raise ConfigError(f"DATASETS.TRAIN: {message}")
+        logger.warning("%s%s", message[0].upper(), message[1:])
 
 
 def check_output_dir(path: str | Path, *, key: str) -> Path:

@@ -19,10 +19,13 @@ from torch import nn
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.earlier_run import numbered_aside
 from rpanoptic.engine.ending import Evaluation, ended_well
+from rpanoptic.errors import listed
 
 logger = logging.getLogger(__name__)
 
 BEST = "model_best"
+# Results that a message names.
+_MOST_NAMED = 6
 # A checkpoint is a file from elsewhere: what it says of other files must not lead out of the
 # folder, nor to anything but a periodic checkpoint.
 _PERIODIC = re.compile(r"model_(\d{7,})\.pth")
@@ -217,9 +220,20 @@ class BestCheckpoint(hooks.BestCheckpointer):
         found = storage.latest().get(self._val_metric)
         # An older value is not that of the model as it is now.
         if found is None or found[1] != storage.iter:
+            latest = storage.latest().items()
+            task = self._val_metric.rpartition("/")[0]
+            known = [
+                name
+                for name, (_, iteration) in latest
+                if iteration == storage.iter and name.startswith(f"{task}/")
+            ]
             self._tell_once(
-                "RPANOPTIC.BEST_METRIC %s is not among the results, so no best checkpoint is kept.",
+                # Of a task that is judged it is a slip; else a default that is of no use here.
+                logging.WARNING if known else logging.INFO,
+                "RPANOPTIC.BEST_METRIC %s is not among the results, so no best checkpoint is kept."
+                "%s",
                 self._val_metric,
+                f" There are {listed(known, most=_MOST_NAMED)}." if known else "",
             )
             return
         value = float(found[0])
@@ -239,7 +253,7 @@ class BestCheckpoint(hooks.BestCheckpointer):
         self._checkpointer.save(BEST, last=False, iteration=iteration, best=best, model=weights)
         logger.info("%s is %.4f, the best so far.", self._val_metric, value)
 
-    def _tell_once(self, message: str, *args: object) -> None:
+    def _tell_once(self, level: int, message: str, *args: object) -> None:
         if not self._told:
-            logger.info(message, *args)
+            logger.log(level, message, *args)
         self._told = True

@@ -18,6 +18,7 @@ from rpanoptic.engine.check import (
 )
 from rpanoptic.errors import ConfigError, DatasetError
 from tests.engine.tiny import tiny_cfg
+from tests.pathfinder.imagenet.data.folder import registered, write_folder
 from tests.paths import CONFIGS
 
 
@@ -166,6 +167,22 @@ def test_class_count_and_settings_of_a_classifier(tmp_path: Path) -> None:
     cfg.MODEL.CLASSIFIER.DECODER = "first"
     with pytest.raises(ConfigError, match=r"MODEL\.CLASSIFIER: DECODER must be one of 'last'"):
         check_run(cfg)
+
+
+def test_classes_of_several_sets_are_compared(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0"]
+    cfg = setup_config(CONFIGS / "imagenet/digits/feedforward.yaml", options, output_dir=tmp_path)
+    write_folder(tmp_path / "set", [*"01234567", "eight", "nine"], pictures=1)
+    with registered(tmp_path / "set") as name:
+        cfg.DATASETS.TEST = (name,)
+        check_run(cfg)
+        assert f"Datasets digits_train and {name} have different classes" in caplog.text
+        assert "label 8 is '8' in the one and 'eight' in the other" in caplog.text
+        cfg.DATASETS.TRAIN = ("digits_train", name)
+        with pytest.raises(ConfigError, match=rf"TRAIN: datasets digits_train and {name} have"):
+            check_run(cfg)
 
 
 def test_a_test_set_that_judges_nothing_of_the_model(tmp_path: Path, tiny_data: Path) -> None:

@@ -217,6 +217,15 @@ def test_missing_metric_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert not (tmp_path / "model_best.pth").exists()
 
 
+def test_a_metric_with_a_slip_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    near = f"{METRIC}th"
+    Scripted(tmp_path, {1: 1}, results=lambda score: {near.split("/")[0]: {"PQth": score}}).run(1)
+    assert f"{METRIC} is not among the results" in caplog.text
+    assert f"There are {near}." in caplog.text
+
+
 def test_damaged_best_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Scripted(tmp_path, {1: 10}).run(1)
     (tmp_path / "model_best.pth").write_bytes(b"cut short")
