@@ -58,6 +58,7 @@ SEARCH = ["optuna>=5.0"]
 # scikit-learn is what the tests compare figures with.
 DEV = [
     "pytest>=8",
+    "pytest-xdist>=3.6",
     "ruff>=0.9",
     "mypy>=1.14",
     "types-tabulate",
