@@ -208,8 +208,8 @@ def check_recurrent_node(node: CfgNode, *, key: str) -> None:
         with naming(f"{key}.{name}"):
             registry.get(node[name])
     for name, least in (("STEPS", 1), ("STEPS_TEST", 0)):
-        if node[name] < least:
-            raise ConfigError(f"{key}.{name} must be at least {least}, got {node[name]}")
+        if not isinstance(node[name], int) or node[name] < least:
+            raise ConfigError(f"{key}.{name} must be at least {least}, got {node[name]!r}")
     # With feedback or without: a value that waits for it to be turned on should be right already.
     for name in ("TOP_DOWN_KERNEL_SIZE", "FEEDBACK_KERNEL_SIZE"):
         if name in node and (node[name] < 1 or node[name] % 2 == 0):

@@ -30,6 +30,12 @@ def check_count(option: str, value: int, *, least: int) -> int:
     return count
 
 
+def check_flag(option: str, value: bool) -> None:
+    """Raise a ValueError unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{option} must be True or False, got {value!r}")
+
+
 def check_number(option: str, value: float, *, least: float) -> None:
     """Raise a ValueError unless ``value`` is a finite number of at least ``least``."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)

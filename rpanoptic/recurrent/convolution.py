@@ -53,10 +53,11 @@ class Convolution(nn.Conv2d):
         groups: int = 1,
         even: bool = False,
     ) -> None:
-        odd = kernel_size % 2 == 1
-        if kernel_size < 1 or not (odd or even):
+        whole = isinstance(kernel_size, int) and kernel_size >= 1
+        odd = whole and kernel_size % 2 == 1
+        if not whole or not (odd or even):
             wanted = "positive" if even else "odd and positive"
-            raise ValueError(f"kernel_size must be {wanted}, got {kernel_size}")
+            raise ValueError(f"kernel_size must be {wanted}, got {kernel_size!r}")
         padding = kernel_size // 2 if odd else 0
         super().__init__(
             in_channels, out_channels, kernel_size, padding=padding, groups=groups, bias=bias

@@ -61,7 +61,7 @@ class ConvRNN(PenaltySource, Backbone):
             "mean" is for gradients through all steps, "bptt" and "checkpointed_bptt", and for
             runs that neither stop early nor are accelerated.
         image_steps: steps that see the image; 0: all. Else as for "mean": an equilibrium needs a
-            constant image.
+            constant image. A network without a loop has one step, which sees it.
         blank: what follows it, in each channel of the normalised image.
         schedule: "faithful", all layers of the loop at every step; or "pruned", those that the
             outputs depend on, and for one sample of a batch what no image has reached yet. The
@@ -75,7 +75,8 @@ class ConvRNN(PenaltySource, Backbone):
             :func:`detectron2.layers.get_norm` takes it; "" for none, as published.
 
     Raises:
-        ValueError: an unknown output, readout or schedule, cells that do not fit the graph, a block
+        ValueError: an unknown output, one that stands twice, an unknown readout or schedule, cells
+            that do not fit the graph, a block
             that takes too few steps for the image to arrive at an output (the least number is
             named), or one whose steps cannot be seen one by one where they must be.
     """
@@ -102,7 +103,8 @@ class ConvRNN(PenaltySource, Backbone):
         self.graph = graph
         self.delay = delay
         self.readout = readout
-        self.image_steps = check_count("image_steps", image_steps, least=0)
+        check_count("image_steps", image_steps, least=0)
+        self.image_steps = image_steps if graph.loop else 0
         if len(blank) not in (1, graph.input_channels):
             raise ValueError(
                 f"blank must be a number for each of {graph.input_channels} channels, or one for "
@@ -110,6 +112,8 @@ class ConvRNN(PenaltySource, Backbone):
             )
         self.blank = tuple(blank)
         self.schedule = schedule
+        if len(set(out_features)) < len(out_features):
+            raise ValueError(f"out_features has an output twice: {', '.join(out_features)}")
         self._layer_of = {feature: graph.layer_of(feature) for feature in out_features}
         # Of the outputs that come out of the loop.
         loop = [layer.name for layer in graph.loop]
@@ -144,7 +148,7 @@ class ConvRNN(PenaltySource, Backbone):
             block.check_stepwise("schedule 'pruned'")
         if self.image_steps:
             try:
-                block.check_stepwise(f"an image that goes off, after {self.image_steps} steps,")
+                block.check_stepwise(f"image_steps {self.image_steps}, an image that goes off,")
             except ValueError as error:
                 raise ValueError(f"{error}. An equilibrium needs a constant image") from error
 

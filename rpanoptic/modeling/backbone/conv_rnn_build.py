@@ -21,11 +21,12 @@ from rpanoptic.modeling.backbone.conv_rnn_parts import Connection
 from rpanoptic.modeling.build import (
     build_block_of,
     build_recurrent_cell,
+    check_recurrent_node,
     fitting,
     output_norm_of,
 )
 from rpanoptic.recurrent import CELLS, RecurrentCell, build_cell
-from rpanoptic.recurrent.checks import check_choice
+from rpanoptic.recurrent.checks import check_choice, check_count, check_flag
 
 CONFIG_KEY = "MODEL.RECURRENT.CONVRNN"
 BLANKS = ("normalised_0.5", "pixel_grey")
@@ -42,7 +43,14 @@ def conv_rnn_options(cfg: CfgNode, input_channels: int) -> dict[str, Any]:
         ConfigError: a key has an impossible value.
     """
     node = cfg.MODEL.RECURRENT.CONVRNN
-    graph = build_graph(cfg, input_channels).reduced_to(node.OUT_FEATURES)
+    check_recurrent_node(node, key=CONFIG_KEY)
+    graph = build_graph(cfg, input_channels)
+    with naming(f"{CONFIG_KEY}.OUT_FEATURES"):
+        names = node.OUT_FEATURES
+        if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
+            raise ValueError(f"outputs must be a list of names, got {names!r}")
+        graph = graph.reduced_to(names)
+    _check_image_steps(node, graph)
     for feature in node.OUT_FEATURES:
         output_norm_of(node, graph[graph.layer_of(feature)].out_channels, key=CONFIG_KEY)
     with naming(f"{CONFIG_KEY}.CONNECTION"):
@@ -60,6 +68,18 @@ def conv_rnn_options(cfg: CfgNode, input_channels: int) -> dict[str, Any]:
         "make_block": partial(build_block_of, node=node, key=CONFIG_KEY),
         "output_norm": node.OUTPUT_NORM,
     }
+
+
+def _check_image_steps(node: CfgNode, graph: ConvRNNGraph) -> None:
+    """Raise a ConfigError where the image would go off after the last step."""
+    with naming(f"{CONFIG_KEY}.IMAGE_STEPS"):
+        seen = check_count("image_steps", node.IMAGE_STEPS, least=0)
+        taken = max(node.STEPS, node.STEPS_TEST)
+        if graph.loop and seen > taken:
+            raise ValueError(
+                f"the image would go off after {seen} steps, but a run takes {taken}; 0 lets all "
+                "steps see it"
+            )
 
 
 def build_graph(cfg: CfgNode, input_channels: int = 3) -> ConvRNNGraph:
@@ -94,6 +114,16 @@ def blank_of(cfg: CfgNode) -> list[float]:
     return [0.5 if blank == "normalised_0.5" else (GREY - mean) / std for mean, std in pixels]
 
 
+def _check_kind(option: str, value: Any, default: Any) -> None:
+    """Raise a ValueError where an option of a cell cannot be what its default is."""
+    if isinstance(default, bool):
+        check_flag(option, value)
+    elif isinstance(default, float) and (
+        isinstance(value, bool) or not isinstance(value, int | float)
+    ):
+        raise ValueError(f"{option} must be a number, got {value!r}")
+
+
 def _cell(node: CfgNode, graph: ConvRNNGraph, layer: Layer) -> RecurrentCell:
     spec = layer.cell
     assert isinstance(spec, CellSpec)
@@ -115,6 +145,7 @@ def _cell(node: CfgNode, graph: ConvRNNGraph, layer: Layer) -> RecurrentCell:
         for option in spec.options:
             if option not in known:
                 raise ValueError(f"{spec.name!r}: {unknown('option', option, known)}")
+            _check_kind(option, spec.options[option], takes[option].default)
         if layer.cell_channels != layer.channels:
             if "drive_channels" not in takes:
                 raise ValueError(

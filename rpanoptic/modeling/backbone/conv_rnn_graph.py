@@ -233,9 +233,11 @@ def edges(pairs: Iterable[Sequence[str]]) -> tuple[tuple[str, str], ...]:
     Raises:
         ValueError: one is no pair.
     """
+    if not isinstance(pairs, Iterable) or isinstance(pairs, str):
+        raise ValueError(f"feedback edges are a list of pairs of layers, got {pairs!r}")
     found = []
     for pair in pairs:
-        if isinstance(pair, str) or len(pair) != 2:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise ValueError(f"a feedback edge is a pair of layers, got {pair!r}")
         source, target = pair
         found.append((source, target))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any
+
+from torch import nn
 
 from rpanoptic.modeling.backbone.conv_rnn_graph import (
     CellSpec,
@@ -13,6 +16,7 @@ from rpanoptic.modeling.backbone.conv_rnn_graph import (
     edges,
     unknown,
 )
+from rpanoptic.recurrent.checks import check_flag
 
 TEN_LAYERS = tuple(f"conv{place}" for place in range(1, 11))
 # Those that a max-pooling follows.
@@ -23,9 +27,11 @@ FIVE_WIDTHS = (64, 128, 256, 256, 512)
 _KEYS = {field.name: field.type for field in fields(Layer)}
 _REQUIRED = [field.name for field in fields(Layer) if field.default is MISSING]
 _FLAGS = ("pool", "residual")
+# What a container of layers has itself: no layer can be called so.
+_TAKEN = nn.ModuleDict()
 
 
-def parse_layers(descriptions: Iterable[Mapping[str, Any]], width: float = 1.0) -> list[Layer]:
+def parse_layers(descriptions: Sequence[Mapping[str, Any]], width: float = 1.0) -> list[Layer]:
     """Layers from what a config says of them.
 
     Args:
@@ -40,8 +46,10 @@ def parse_layers(descriptions: Iterable[Mapping[str, Any]], width: float = 1.0) 
         ValueError: an unknown key (the known ones are listed, and the closest is named), a missing
             name or number of channels, or a value of the wrong kind or out of its range.
     """
-    if not isinstance(width, int | float) or isinstance(width, bool) or not width > 0:
+    if not isinstance(width, int | float) or isinstance(width, bool) or not 0 < width < math.inf:
         raise ValueError(f"width must be a number above 0, got {width!r}")
+    if not isinstance(descriptions, list | tuple):
+        raise ValueError(f"layers must be a list of mappings, got {descriptions!r}")
     return [_layer(place, given, width) for place, given in enumerate(descriptions, start=1)]
 
 
@@ -56,11 +64,12 @@ def _layer(place: int, given: Any, width: float) -> Layer:
         if key not in given:
             raise ValueError(f"{where} has no {key!r}")
     for key in _FLAGS:
-        if not isinstance(given.get(key, False), bool):
-            raise ValueError(f"{key} of {where} must be True or False, got {given[key]!r}")
+        check_flag(f"{key} of {where}", given.get(key, False))
     options = dict(given)
     if not isinstance(options["name"], str) or not options["name"].isidentifier():
         raise ValueError(f"{where}: a name is made of letters, digits and _, as 'conv1'")
+    if hasattr(_TAKEN, options["name"]):
+        raise ValueError(f"{where}: PyTorch's containers have something of this name")
     options["channels"] = _wide(options["channels"], width)
     options["cell"] = _cell(options.get("cell", False), where, width)
     return Layer(**options)
@@ -77,7 +86,7 @@ def _cell(given: Any, where: str, width: float) -> CellSpec | bool:
             f"'name', got {given!r}"
         )
     options = {
-        key: _wide(value, width) if key.endswith("channels") else value
+        key: _wide(value, width) if str(key).endswith("channels") else value
         for key, value in given.items()
     }
     return CellSpec(options.pop("name"), options.pop("channels", None), options)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from rpanoptic.modeling.backbone.conv_rnn_graph import ACTIVATIONS, Layer
 from rpanoptic.recurrent.cells.parts import NONLINEARITIES, variance_scaling_
-from rpanoptic.recurrent.checks import check_choice, check_count
+from rpanoptic.recurrent.checks import check_choice, check_count, check_flag
 
 COMBINATIONS = ("add", "multiply", "gate")
 
@@ -145,6 +145,7 @@ class Connection:
 
     def __post_init__(self) -> None:
         check_count("kernel_size of the connections", self.kernel_size, least=1)
+        check_flag("separable of the connections", self.separable)
         check_choice("nonlinearity of the connections", self.nonlinearity, ACTIVATIONS)
         check_choice("combination of the connections", self.combination, COMBINATIONS)
 

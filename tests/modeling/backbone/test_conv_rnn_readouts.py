@@ -71,11 +71,16 @@ def test_what_sees_the_last_state_alone(options: dict[str, Any]) -> None:
 
 
 def test_without_a_loop_there_is_one_readout() -> None:
-    net = conv_rnn(LAYERS=ten_layer_dicts(cells=()), FEEDBACK=[])
+    options: dict[str, Any] = {"LAYERS": ten_layer_dicts(cells=()), "FEEDBACK": []}
+    net = conv_rnn(**options)
     assert net.readout_steps("res5") == range(1, 2)
     found = net.unrolled(IMAGE)
     assert list(found) == [1]
     torch.testing.assert_close(found[1], net(IMAGE))
+    # It sees the image in its only step, whenever that of others would go off.
+    other = conv_rnn(**options, IMAGE_STEPS=1)
+    other.load_state_dict(net.state_dict())
+    torch.testing.assert_close(other(IMAGE), net(IMAGE))
 
 
 @pytest.mark.parametrize(
