@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 from torch import Tensor, nn
@@ -73,11 +74,28 @@ class ClassificationHead(nn.Module):
         if isinstance(self.predictor, nn.Linear):
             logits: Tensor = self.predictor(self.dropout(feature.mean(dim=(2, 3))))
             return logits
-        height, width = feature.shape[-2:]
-        if min(height, width) < _SIDE:
+        self._check_map(*feature.shape[-2:])
+        maps: Tensor = self.predictor(self.dropout(feature))
+        return maps.mean(dim=(2, 3))
+
+    def check_size(self, side: int, where: str) -> None:
+        """Check that a square feature is large enough.
+
+        Args:
+            side: height and width of the feature, in its pixels.
+            where: what makes it so large, for the message.
+
+        Raises:
+            ValueError: it is too small for the convolution.
+        """
+        try:
+            self._check_map(*[math.ceil(side / 2) if self.pool else side] * 2)
+        except ValueError as error:
+            raise ValueError(f"with {where} {error}") from error
+
+    def _check_map(self, height: int, width: int) -> None:
+        if isinstance(self.predictor, nn.Conv2d) and min(height, width) < _SIDE:
             raise ValueError(
                 f"the predictor, a convolution of {_SIDE} x {_SIDE}, gets a feature of "
                 f"{height} x {width}: take larger pictures, no pooling, or predictor 'linear'"
             )
-        maps: Tensor = self.predictor(self.dropout(feature))
-        return maps.mean(dim=(2, 3))

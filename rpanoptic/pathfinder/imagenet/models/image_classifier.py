@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 
 from rpanoptic.errors import DatasetError, naming
 from rpanoptic.modeling import RecurrentModel
+from rpanoptic.pathfinder.imagenet.models.agreement import check_all_read, check_size
 from rpanoptic.pathfinder.imagenet.models.decoders import DECODERS, decode
 from rpanoptic.pathfinder.imagenet.models.head import ClassificationHead
 from rpanoptic.pathfinder.imagenet.models.readouts import Readouts
@@ -83,6 +84,8 @@ class _Classifier(nn.Module):
                 pool=node.POOL,
                 dropout=node.DROPOUT,
             )
+            check_all_read(backbone, readouts.feature)
+            check_size(backbone, readouts.feature, head, cfg.RPANOPTIC.CLASSIFICATION.SIZE)
         return {
             "backbone": backbone,
             "head": head,
@@ -109,7 +112,9 @@ class _Classifier(nn.Module):
             if self.mixup is not None:
                 images, targets = self.mixup(images, targets)
             return {"loss_classification": self._loss(images, targets)}
-        steps = self.readouts.steps()
+        with naming(CONFIG_KEY):
+            # They may be given by call, fewer than the readouts need.
+            steps = self.readouts.steps()
         logits = self.logits(images, steps)
         answer, index = decode(self.decoder, logits, self.threshold)
         return [

@@ -46,6 +46,14 @@ class Readouts:
             self._unrolls = _can_unroll(backbone, purpose)
         # Wrong ones are to be named before the first picture.
         self.steps()
+        if self._unrolls and self._wanted:
+            assert isinstance(backbone, ConvRNN) and backbone.recurrence is not None
+            last = backbone.recurrence.steps_test or backbone.recurrence.steps
+            if self._wanted[-1] > last:
+                raise ValueError(
+                    f"readout_steps must not exceed the {last} steps of a run at test, got "
+                    f"{self._wanted[-1]}"
+                )
 
     def steps(self) -> tuple[int, ...]:
         """The steps of the readouts, with the number of steps now in force.

@@ -17,7 +17,18 @@ from rpanoptic.pathfinder.imagenet.models import DECODERS, ClassificationHead, d
 from rpanoptic.recurrent import GRADIENTS
 from rpanoptic.recurrent.dynamics import STEPWISE_METHODS
 
-from .tiny import CLASSES, CLASSIFIER, CONVRNN, RESNET, SIDE, config, picture, pictures, tiny_model
+from .tiny import (
+    CLASSES,
+    CLASSIFIER,
+    CONVRNN,
+    RESNET,
+    SIDE,
+    TINY,
+    config,
+    picture,
+    pictures,
+    tiny_model,
+)
 
 
 def loss_of(model: nn.Module, batch: list[dict[str, Any]]) -> Tensor:
@@ -262,12 +273,52 @@ def test_pictures_that_it_cannot_take() -> None:
         ("READOUT_STEPS", [0], r"READOUT_STEPS must be an integer of at least 1"),
         ("READOUT_STEPS", [1], r"readout_steps must be among 2 to 5, .*'conv3'.*; got 1"),
         ("READOUT_STEPS", [6], r"readout_steps must be among 2 to 5, .*; got 6"),
+        ("READOUT_STEPS", None, r"READOUT_STEPS must be a list, got None"),
+        ("POOL", None, r"POOL must be True or False, got None"),
+        ("STEP_LOSS", None, r"STEP_LOSS must be True or False, got None"),
+        ("IN_FEATURE", None, r"IN_FEATURE must be a name, got None"),
+        ("DROPOUT", None, r"DROPOUT must be at least 0 and below 1, got None"),
+        ("THRESHOLD", None, r"THRESHOLD must be above 0 and at most 1, got None"),
         ("IN_FEATURE", "conv7", r"in_feature 'conv7' is unknown; the backbone has conv3"),
     ],
 )
 def test_impossible_settings(key: str, value: object, message: str) -> None:
     with pytest.raises(ConfigError, match=rf"MODEL\.CLASSIFIER: {message}"):
         tiny_model(**{f"{CLASSIFIER}{key}": value})
+
+
+def test_readouts_that_a_test_does_not_reach_are_refused() -> None:
+    steps = {f"{CLASSIFIER}READOUT_STEPS": [3, 5], f"{CONVRNN}STEPS_TEST": 4}
+    with pytest.raises(ConfigError, match=r"must not exceed the 4 steps of a run at test, got 5"):
+        tiny_model(**steps)
+    with pytest.raises(ConfigError, match=r"^MODEL\.CLASSIFIER: readout_steps .* 2 to 4.*; got 5"):
+        tiny_model(**{f"{CLASSIFIER}READOUT_STEPS": [3, 5]}).eval()(pictures(), steps=4)
+
+
+def test_what_the_classifier_does_not_read_is_refused() -> None:
+    # It would have no gradient, and DistributedDataParallel would stop in the second pass.
+    more = {f"{CONVRNN}OUT_FEATURES": ["conv1", "conv3"]}
+    loss_of(tiny_model(**more), pictures()).backward()
+    wanted = r"layers conv2, conv3 have no bearing: take .*OUT_FEATURES \['conv1'\]"
+    with pytest.raises(ConfigError, match=wanted):
+        tiny_model(**more, **{f"{CLASSIFIER}IN_FEATURE": "conv1", f"{CONVRNN}FEEDBACK": []})
+    with pytest.raises(ConfigError, match=r"norms of conv1 have no bearing"):
+        tiny_model(**more, **{f"{CONVRNN}OUTPUT_NORM": "BN"})
+
+
+def test_pictures_of_a_size_that_a_part_is_not_made_for_are_refused() -> None:
+    size = {"RPANOPTIC__CLASSIFICATION__SIZE": SIDE}
+    layers = [dict(layer) for layer in TINY["MODEL.RECURRENT.CONVRNN.LAYERS"]]
+    layers[1]["cell"] = {"name": "conv_lstm", "peephole_size": 8}
+    tiny_model(**size, **{f"{CONVRNN}LAYERS": layers})
+    with pytest.raises(
+        ConfigError, match=r"layer 'conv2' .*\(8, 8\).*SIZE 224 it has \(112, 112\)"
+    ):
+        tiny_model(**{f"{CONVRNN}LAYERS": layers})
+    small = {f"{CLASSIFIER}PREDICTOR": "convolution", f"{CLASSIFIER}POOL": True}
+    tiny_model(**size, **small)
+    with pytest.raises(ConfigError, match=r"CLASSIFICATION\.SIZE 8 .* gets a feature of 1 x 1"):
+        tiny_model(**size | {"RPANOPTIC__CLASSIFICATION__SIZE": 8}, **small)
 
 
 @pytest.mark.parametrize("key", ["STEP_LOSS", "READOUT_STEPS"])
