@@ -121,8 +121,9 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # layers from the first with a cell or feedback on (7 by default). 0: a step is a sweep through
     # all layers, with feedback from the step before.
     cfg.MODEL.RECURRENT.CONVRNN.DELAY = 1
-    # Steps that see the image; BLANK takes its place in later ones. 0: all see it. Else it needs
-    # GRADIENT "bptt" or "checkpointed_bptt" and steps that neither stop early nor are accelerated.
+    # Steps that see the image, no more than are run; BLANK takes its place in later ones. 0: all
+    # see it. Else it needs GRADIENT "bptt" or "checkpointed_bptt" and steps that neither stop early
+    # nor are accelerated. A network without a loop sees the image whatever stands here.
     cfg.MODEL.RECURRENT.CONVRNN.IMAGE_STEPS = 0
     # "normalised_0.5": 0.5 in the normalised image, as published; "pixel_grey": mid grey, 127.5.
     cfg.MODEL.RECURRENT.CONVRNN.BLANK = "normalised_0.5"
@@ -182,7 +183,8 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # Classifiers of pictures: MODEL.META_ARCHITECTURE ImageClassifier on any backbone.
     cfg.MODEL.CLASSIFIER = CN()
     cfg.MODEL.CLASSIFIER.NUM_CLASSES = 1000
-    # The backbone's output that is read out, by name; "" takes the last, of the largest stride.
+    # The backbone's output that is read out, by name; "" takes the last, of the largest stride. No
+    # layer of a ConvRNN may be without a bearing on it.
     cfg.MODEL.CLASSIFIER.IN_FEATURE = ""
     # 2 x 2 max-pooling before the readout: the published ConvRNNs pool after their last layer too.
     cfg.MODEL.CLASSIFIER.POOL = False
