@@ -77,8 +77,9 @@ def test_a_block_of_several_least_steps(tmp_path: Path) -> None:
     found = values(rows, "activations")
     step = found[f"a step of {block}", None]
     assert found[block, 9] - found[block, 7] == 2 * step
-    # The last steps update states that no output depends on.
-    assert 6 * step < found[block, 7] < 7 * step
+    # Three more come before the image has passed the layers before the loop. Of the last ones some
+    # parts update states that no output depends on.
+    assert 9 * step < found[block, 7] < 10 * step
     for count in (model_cost.operations, model_cost.memory):
         with pytest.raises(ConfigError, match=rf"steps of {block} must be at least 7, got 6"):
             count(cfg, model, size=SIZE, steps=[9, 6])
