@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarForm
 from tabulate import tabulate
 
 from rpanoptic.data.paths import write_atomically
+from rpanoptic.errors import UserError
 from rpanoptic.visualization.style import CURVES, INK, new_figure, style_axes
 
 Row = dict[str, Any]
@@ -32,6 +33,33 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(path, stream.getvalue().encode())
+
+
+def read_csv(
+    path: Path, needed: Sequence[str], parse: Callable[[str, str], Any], *, what: str
+) -> list[Row]:
+    """Read rows that :func:`write_csv` has written.
+
+    Args:
+        path: the file.
+        needed: columns that it must have.
+        parse: from a column's name and its text to a value; may raise a ValueError or TypeError.
+        what: the table is, for messages.
+
+    Raises:
+        UserError: the file is missing, or not of this kind.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            missing = [name for name in needed if name not in (reader.fieldnames or ())]
+            if missing:
+                raise UserError(f"{path} is no {what}: it lacks {', '.join(missing)}")
+            return [{name: parse(name, text) for name, text in row.items()} for row in reader]
+    except UserError:
+        raise
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read as the {what}: {error}") from error
 
 
 def over_steps(rows: Sequence[Row], key: str, form: str, *, markdown: bool, growth: bool) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rpanoptic.benchmarks.report import table, write_csv
+from rpanoptic.benchmarks.report import read_csv, table, write_csv
 from rpanoptic.data.paths import write_atomically
 from rpanoptic.errors import UserError
 from rpanoptic.pathfinder.imagenet.neural_fit.tables import COLUMNS, Row
@@ -76,19 +75,12 @@ def read_fits(file: Path) -> list[Row]:
     Raises:
         UserError: the file is missing, or not of this kind.
     """
-    try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                raise UserError(f"{file} is no table of neural fits: it lacks {missing[0]}")
-            return [{name: _read(name, row[name]) for name in _COLUMNS} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
-        raise UserError(f"{file} cannot be read as the table of neural fits: {error}") from error
+    rows = read_csv(file, _COLUMNS, _read, what="table of neural fits")
+    return [{name: row[name] for name in _COLUMNS} for row in rows]
 
 
 def _read(name: str, text: str) -> Any:
-    if name in _TEXT:
+    if name in _TEXT or name not in _COLUMNS:
         return text
     if not text:
         return None

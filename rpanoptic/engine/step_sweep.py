@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
@@ -16,7 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from torch import nn
 
-from rpanoptic.benchmarks.report import Row, table, write_csv
+from rpanoptic.benchmarks.report import Row, read_csv, table, write_csv
 from rpanoptic.engine.check import check_run
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.earlier_run import numbered_aside
@@ -145,17 +144,7 @@ def read_sweep(file: Path) -> list[Row]:
     Raises:
         UserError: the file is missing, or not of this kind.
     """
-    try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                raise UserError(f"{file} is no table of a sweep: it lacks {', '.join(missing)}")
-            return [{name: _read(name, text) for name, text in row.items()} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{file} cannot be read as the table of a sweep: {error}") from error
+    return read_csv(file, COLUMNS, _read, what="table of a sweep")
 
 
 def save_sweep_figures(folder: Path, rows: Sequence[Row], metrics: Sequence[str]) -> list[Path]:
