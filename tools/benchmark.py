@@ -268,6 +268,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_counts(command: argparse.ArgumentParser, *counts: tuple[str, int, str]) -> None:
+    """Add flags that take a number from 1 on: their names, defaults and what they stand for."""
+    for flag, value, text in counts:
+        command.add_argument(
+            flag, type=at_least(1), default=value, metavar="N", help=f"{text} (default {value})"
+        )
+
+
 def _add_problem(command: argparse.ArgumentParser, default: Problem, *, repeats: int) -> None:
     command.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
     command.add_argument("--cell", default=default.cell, metavar="NAME")
@@ -301,26 +309,22 @@ def _add_pathfinder(command: argparse.ArgumentParser) -> None:
 def _add_generator(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=_generator)
     command.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
-    for flag, value, text in (
+    _add_counts(
+        command,
         ("--samples", 200, "of each set, drawn in a turn"),
         ("--repeats", 3, "turns, of which the fastest counts"),
-    ):
-        command.add_argument(
-            flag, type=at_least(1), default=value, metavar="N", help=f"{text} (default {value})"
-        )
+    )
 
 
 def _add_throughput(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=_throughput)
     command.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
-    for flag, value, text in (
+    _add_counts(
+        command,
         ("--batch", 64, "pictures of an iteration"),
         ("--iterations", 5, "of training and of inference in a turn"),
         ("--rounds", 3, "turns, of which the fastest counts"),
-    ):
-        command.add_argument(
-            flag, type=at_least(1), default=value, metavar="N", help=f"{text} (default {value})"
-        )
+    )
     command.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config overrides"
     )
@@ -379,15 +383,13 @@ def _add_comparison(command: argparse.ArgumentParser, compared: Comparison) -> N
         metavar="NAME",
         help=f"methods that are swept (default {' '.join(compared.swept) or 'all'})",
     )
-    for flag, value, text in (
+    _add_counts(
+        command,
         ("--threads", 2, "of PyTorch, in each process"),
         ("--parallel", 1, "trainings at a time"),
         ("--iterations", 8, "batches on which costs are measured"),
         ("--rounds", 3, "processes for the time of each method, of which the fastest counts"),
-    ):
-        command.add_argument(
-            flag, type=at_least(1), default=value, metavar="N", help=f"{text} (default {value})"
-        )
+    )
     command.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config overrides"
     )

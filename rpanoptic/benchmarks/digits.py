@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 
 from rpanoptic.benchmarks import held_out
 from rpanoptic.benchmarks.comparison import Comparison, spanned
-from rpanoptic.benchmarks.report import Row
-from rpanoptic.benchmarks.training_run import Run
 
 # In per cent, but for the loss, in nats.
 METRICS = {
@@ -17,12 +15,6 @@ METRICS = {
 }
 # What stands before the names of a dataset's columns.
 TEST_SETS = {"": "digits_test", "noisy ": "digits_noisy_test"}
-
-
-def held_out_results(runs: Sequence[Run], swept: Sequence[Row]) -> list[Row]:
-    """What each run gives on the test sets, see :func:`rpanoptic.benchmarks.held_out.results`."""
-    return held_out.results(runs, swept, test_sets=TEST_SETS, metrics=METRICS)
-
 
 DIGITS = Comparison(
     name="digits",
@@ -41,5 +33,5 @@ DIGITS = Comparison(
     test_sets=tuple(TEST_SETS.values()),
     steps="3-20,24,28,32,36,40",
     spread=spanned,
-    results=held_out_results,
+    results=partial(held_out.results, test_sets=TEST_SETS, metrics=METRICS),
 )

@@ -76,9 +76,9 @@ class ConvRNN(PenaltySource, Backbone):
 
     Raises:
         ValueError: an unknown output, one that stands twice, an unknown readout or schedule, cells
-            that do not fit the graph, a block
-            that takes too few steps for the image to arrive at an output (the least number is
-            named), or one whose steps cannot be seen one by one where they must be.
+            that do not fit the graph, a block that takes too few steps for the image to arrive at
+            an output (the least number is named), or one whose steps cannot be seen one by one
+            where they must be.
     """
 
     @configurable
