@@ -212,6 +212,14 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # The network of build_torchvision_resnet_backbone: "resnet18", "resnet34", ...
     cfg.MODEL.CLASSIFIER.TORCHVISION = "resnet18"
 
+    # Panoptic datasets of your own, which DATASETS.TRAIN and DATASETS.TEST can then name. Each is
+    # {"NAME": ..., "IMAGES": folder of the pictures, "JSON": COCO panoptic JSON, "PNGS": folder of
+    # the panoptic PNGs}, and may have "CACHE", the folder for what is derived from them (beside the
+    # JSON by default). Paths are relative to the current folder; ~ and $VARIABLES are replaced.
+    # The numbers of classes in MODEL follow from the datasets, unless a file or an override says
+    # otherwise.
+    cfg.DATASETS.PANOPTIC = []
+
     cfg.RPANOPTIC = CN()
     # Optimizer of the trainer: "sgd" (Detectron2's own, with momentum), "adam" or "adamw". Rate,
     # decay and clipping are those of SOLVER.
@@ -244,6 +252,13 @@ def add_rpanoptic_config(cfg: CfgNode) -> None:
     # Pictures of the first test set (input, ground truth, prediction) that the trainer draws into
     # OUTPUT_DIR/predictions.png after the last evaluation; 0 draws none.
     cfg.RPANOPTIC.PICTURES = 6
+
+    # Before a training starts, evaluate one picture of each test set, so that what would break the
+    # evaluation breaks it now.
+    cfg.RPANOPTIC.DRY_RUN = True
+    # Keep the panoptic predictions of an evaluation, as PNGs and a COCO panoptic JSON, in
+    # OUTPUT_DIR/inference.
+    cfg.RPANOPTIC.KEEP_PREDICTIONS = False
 
     # Pictures with one label. Their channels are in the order of INPUT.FORMAT, their flips those of
     # INPUT.RANDOM_FLIP ("none" or "horizontal").

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from rpanoptic.data.synthetic_classes import STUFF, THINGS, SyntheticClass
+from rpanoptic.data.panoptic_classes import PanopticClass
+from rpanoptic.data.synthetic_classes import STUFF, THINGS
 from rpanoptic.data.synthetic_shapes import Coverage, shape_area, shape_coverage
 from rpanoptic.data.synthetic_textures import TEXTURES, Field, partition
 
@@ -44,7 +45,7 @@ class Scene:
 
     image: npt.NDArray[np.uint8]
     index_map: npt.NDArray[np.uint8]
-    segments: tuple[SyntheticClass, ...]
+    segments: tuple[PanopticClass, ...]
 
 
 def draw_scene(size: int, rng: np.random.Generator) -> Scene:
@@ -90,7 +91,7 @@ def draw_scene(size: int, rng: np.random.Generator) -> Scene:
 
 def _background(
     size: int, rng: np.random.Generator
-) -> tuple[Field, npt.NDArray[np.uint8], list[SyntheticClass], list[Field]]:
+) -> tuple[Field, npt.NDArray[np.uint8], list[PanopticClass], list[Field]]:
     """Canvas (3, size, size) from 0 to 1, index map, the stuff classes and their mean colours."""
     count = int(rng.integers(1, _MAX_REGIONS + 1))
     index_map = partition(size, count, rng)
@@ -139,7 +140,7 @@ def _colors(lch: npt.ArrayLike) -> Field:
     return np.clip(cv2.cvtColor(lab[None], cv2.COLOR_LAB2RGB)[0], 0, 1)
 
 
-def _thing_color(thing: SyntheticClass, tones: list[Field], rng: np.random.Generator) -> Field:
+def _thing_color(thing: PanopticClass, tones: list[Field], rng: np.random.Generator) -> Field:
     """Of four colours of its class, the one farthest from every colour already in the picture."""
     hue = 2 * np.pi * THINGS.index(thing) / len(THINGS)
     low, high = (46, 34, hue - _HUE_SPREAD), (74, 60, hue + _HUE_SPREAD)

@@ -6,10 +6,10 @@ import colorsys
 
 from detectron2.data.catalog import Metadata
 
+from rpanoptic.data.panoptic_classes import default_color
+
 Color = tuple[float, float, float]
 
-# Steps of this part of the colour circle never come close to an earlier hue.
-_GOLDEN_RATIO = 0.61803398875
 # Lightness of the first, second, ... instance of a class in one picture, relative to the class.
 _SHADES = (1.0, 1.25, 0.78, 1.45, 0.62)
 
@@ -26,12 +26,10 @@ def class_color(metadata: Metadata, kind: str, index: int) -> Color:
         RGB, 0 to 1 each.
     """
     colors = metadata.get(f"{kind}_colors")
-    if colors is not None and index < len(colors):
-        red, green, blue = (value / 255 for value in colors[index])
-        return red, green, blue
-    # Things strong, stuff pale, so that things stand out where a dataset names no colours.
-    start, lightness, saturation = (0.0, 0.5, 0.85) if kind == "thing" else (0.3, 0.6, 0.4)
-    return colorsys.hls_to_rgb((start + index * _GOLDEN_RATIO) % 1, lightness, saturation)
+    known = colors is not None and index < len(colors)
+    color = colors[index] if known else default_color(index, isthing=kind == "thing")
+    red, green, blue = (value / 255 for value in color)
+    return red, green, blue
 
 
 def instance_color(color: Color, ordinal: int) -> Color:
