@@ -14,6 +14,7 @@ from rpanoptic.data.coco_panoptic import PreparationReport, prepare_coco_panopti
 from rpanoptic.data.coco_splits import register_coco_splits, write_coco_splits
 from rpanoptic.data.loaders import build_mapper, build_test_loader
 from rpanoptic.data.mapper import PanopticDatasetMapper
+from rpanoptic.data.panoptic_dataset import register_panoptic
 from rpanoptic.data.paths import DATASETS_VARIABLE, datasets_root
 from rpanoptic.data.train_loader import TrainLoader, build_train_loader
 
@@ -34,6 +35,7 @@ __all__ = [
     "ensure_synthetic_panoptic",
     "prepare_coco_panoptic",
     "register_coco_splits",
+    "register_panoptic",
     "register_synthetic_panoptic",
     "write_coco_splits",
 ]

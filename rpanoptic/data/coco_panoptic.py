@@ -213,6 +213,7 @@ def _convert(
             semantic[ids == segment["id"]] = labels[segment["category_id"]]
         encoded = io.BytesIO()
         Image.fromarray(semantic).save(encoded, format="PNG")
+        target.parent.mkdir(parents=True, exist_ok=True)
         # A hundred thousand pictures; the next call would tell one that is not whole.
         write_atomically(target, encoded.getvalue(), sync=False)
     things = [

@@ -36,6 +36,12 @@ class PanopticSource:
         paths = (image_root, panoptic_json, panoptic_root)
         return cls(*(Path(os.path.expandvars(path)).expanduser() for path in paths))
 
+    def absolute(self) -> PanopticSource:
+        """The same files, named so that a later change of the current folder does not matter."""
+        return PanopticSource(
+            self.image_root.absolute(), self.panoptic_json.absolute(), self.panoptic_root.absolute()
+        )
+
     @classmethod
     def of_dataset(cls, name: str, metadata: Metadata) -> PanopticSource:
         """The source that a registered dataset's metadata names.
