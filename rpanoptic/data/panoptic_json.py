@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
@@ -11,13 +11,14 @@ from rpanoptic.errors import DatasetError
 
 
 class _Kind(NamedTuple):
-    """What a field must hold: in words, and as a test."""
+    """What a field must hold: in words, and as a test; and the kind of fault if it does not."""
 
     words: str
     holds: Callable[[Any], bool]
+    fault: str = "wrong_value"
 
 
-def _is_inner_path(value: Any) -> bool:
+def is_inner_path(value: Any) -> bool:
     """Whether a file name stays below its folder, on every system."""
     if not isinstance(value, str) or "\0" in value:
         return False
@@ -30,15 +31,29 @@ _NUMBER = _Kind("a whole number", lambda value: type(value) is int)
 _LENGTH = _Kind("a whole number above 0", lambda value: type(value) is int and value > 0)
 # COCO's image ids are numbers, those of Cityscapes are words.
 _IMAGE_ID = _Kind("a whole number or a string", lambda value: type(value) in (int, str))
-_FLAG = _Kind("0 or 1", lambda value: value in (0, 1))
+_FLAG = _Kind("0 or 1", lambda value: value in (0, 1), "wrong_flag")
 _STRING = _Kind("a string", lambda value: isinstance(value, str))
 _LIST = _Kind("a list", lambda value: isinstance(value, list))
-_FILE = _Kind("a path below the folder of the PNGs, without '..'", _is_inner_path)
+_FILE = _Kind("a path below the folder of the PNGs, without '..'", is_inner_path, "png_outside")
 
 _CATEGORY = {"id": _NUMBER, "isthing": _FLAG}
 _IMAGE = {"id": _IMAGE_ID, "file_name": _STRING, "width": _LENGTH, "height": _LENGTH}
 _ANNOTATION = {"image_id": _IMAGE_ID, "file_name": _FILE, "segments_info": _LIST}
 _SEGMENT = {"id": _NUMBER, "category_id": _NUMBER}
+
+
+class Fault(NamedTuple):
+    """Something wrong in a panoptic JSON.
+
+    Attributes:
+        kind: a name in :data:`rpanoptic.data.inspection.kinds.KINDS`.
+        where: the entry.
+        what: what is wrong with it; a sentence that begins with ``where``.
+    """
+
+    kind: str
+    where: str
+    what: str
 
 
 def load_panoptic_json(path: Path) -> dict[str, Any]:
@@ -51,6 +66,21 @@ def load_panoptic_json(path: Path) -> dict[str, Any]:
             holds something else there, or an annotation names an image or category that the
             file lacks. The message names the file and the entry.
     """
+    content = read_panoptic_json(path)
+    for fault in faults(content):
+        raise DatasetError(f"{path}: {fault.where} {fault.what}.")
+    return content
+
+
+def read_panoptic_json(path: Path) -> dict[str, Any]:
+    """Read a COCO panoptic JSON whose entries may have faults.
+
+    Returns:
+        its content, with the lists "categories", "images" and "annotations" of any objects.
+
+    Raises:
+        DatasetError: there is no such file, or it has no such lists.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -60,70 +90,91 @@ def load_panoptic_json(path: Path) -> dict[str, Any]:
     for key in ("categories", "images", "annotations"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise DatasetError(f"{path}: no COCO panoptic JSON (it has no list {key!r}).")
-    categories = _checked_ids(path, content, "categories", _CATEGORY)
-    images = _checked_ids(path, content, "images", _IMAGE)
-    seen = set()
-    for index, annotation in enumerate(content["annotations"]):
-        if fault := _fault(annotation, _ANNOTATION):
-            raise DatasetError(f"{path}: annotations[{index}] {fault}.")
-        file_name, image_id = annotation["file_name"], annotation["image_id"]
-        if image_id not in images:
-            raise DatasetError(f"{path}: {file_name} belongs to image {image_id}, which is absent.")
-        if image_id in seen:
-            raise DatasetError(f"{path}: image {image_id} has two annotations.")
-        seen.add(image_id)
-        _check_segment_entries(path, index, annotation, categories)
     return content
 
 
-def _checked_ids(
-    path: Path, content: Mapping[str, Any], key: str, kinds: Mapping[str, _Kind]
-) -> set[Any]:
-    """The ids of a list's entries, each there once."""
-    ids = set()
+def faults(content: Mapping[str, Any]) -> Iterator[Fault]:
+    """What is wrong with the entries of a panoptic JSON, one fault after another.
+
+    Args:
+        content: as :func:`read_panoptic_json` returns it.
+    """
+    categories: set[int] = set()
+    yield from _list_faults(content, "categories", _CATEGORY, "duplicate_category", categories)
+    images: set[Any] = set()
+    yield from _list_faults(content, "images", _IMAGE, "duplicate_image", images)
+    seen: set[Any] = set()
+    for index, annotation in enumerate(content["annotations"]):
+        where = f"annotations[{index}]"
+        yield from _entry_faults(where, annotation, _ANNOTATION)
+        if not isinstance(annotation, dict):
+            continue
+        file_name, image_id = annotation.get("file_name"), annotation.get("image_id")
+        if _IMAGE_ID.holds(image_id):
+            if image_id not in images:
+                what = f"belongs to image {image_id}, which is absent"
+                yield Fault("unknown_image", str(file_name), what)
+            if image_id in seen:
+                yield Fault("duplicate_annotation", f"image {image_id}", "has two annotations")
+            seen.add(image_id)
+        if isinstance(annotation.get("segments_info"), list):
+            yield from _segment_faults(f"{where} ({file_name})", annotation, categories)
+
+
+def _list_faults(
+    content: Mapping[str, Any],
+    key: str,
+    kinds: Mapping[str, _Kind],
+    duplicate: str,
+    ids: set[Any],
+) -> Iterator[Fault]:
+    """The faults of a list's entries, whose ids are added to ``ids``."""
     for index, entry in enumerate(content[key]):
-        fault = _fault(entry, kinds)
-        if fault is None and entry["id"] in ids:
-            fault = f"has the id {entry['id']!r} of an entry before it"
-        if fault:
-            raise DatasetError(f"{path}: {key}[{index}] {fault}.")
+        where = f"{key}[{index}]"
+        yield from _entry_faults(where, entry, kinds)
+        if not isinstance(entry, dict) or not kinds["id"].holds(entry.get("id")):
+            continue
+        if entry["id"] in ids:
+            yield Fault(duplicate, where, f"has the id {entry['id']!r} of an entry before it")
         ids.add(entry["id"])
-    return ids
 
 
-def _check_segment_entries(
-    path: Path, index: int, annotation: Mapping[str, Any], categories: set[Any]
-) -> None:
-    file_name = annotation["file_name"]
+def _segment_faults(
+    place: str, annotation: Mapping[str, Any], categories: set[int]
+) -> Iterator[Fault]:
+    file_name = annotation.get("file_name")
     seen = set()
     for number, segment in enumerate(annotation["segments_info"]):
-        fault = _fault(segment, _SEGMENT)
-        if fault is None and not _FLAG.holds(segment.get("iscrowd", 0)):
-            fault = f"must have {_FLAG.words} as 'iscrowd', got {_short(segment['iscrowd'])}"
-        if fault is None and segment["id"] in seen:
-            fault = f"has the id {segment['id']} of a segment before it"
-        if fault:
-            raise DatasetError(
-                f"{path}: annotations[{index}] ({file_name}): segments_info[{number}] {fault}."
-            )
-        seen.add(segment["id"])
-        if segment["category_id"] not in categories:
-            raise DatasetError(
-                f"{path}: segment {segment['id']} of {file_name} has category "
-                f"{segment['category_id']}, which is not among the file's categories."
-            )
+        where = f"{place}: segments_info[{number}]"
+        yield from _entry_faults(where, segment, _SEGMENT)
+        if not isinstance(segment, dict):
+            continue
+        if not _FLAG.holds(segment.get("iscrowd", 0)):
+            yield _wrong_value(where, "iscrowd", _FLAG, segment["iscrowd"])
+        segment_id, category = segment.get("id"), segment.get("category_id")
+        if _NUMBER.holds(segment_id):
+            if segment_id in seen:
+                what = f"has the id {segment_id} of a segment before it"
+                yield Fault("duplicate_segment", where, what)
+            seen.add(segment_id)
+        if _NUMBER.holds(category) and category not in categories:
+            what = f"has category {category}, which is not among the file's categories"
+            yield Fault("unknown_category", f"segment {segment_id} of {file_name}", what)
 
 
-def _fault(entry: Any, kinds: Mapping[str, _Kind]) -> str | None:
-    """What is wrong with an entry; None if all is well."""
+def _entry_faults(where: str, entry: Any, kinds: Mapping[str, _Kind]) -> Iterator[Fault]:
     if not isinstance(entry, dict):
-        return f"must be an object, got {_short(entry)}"
+        yield Fault("wrong_value", where, f"must be an object, got {_short(entry)}")
+        return
     for key, kind in kinds.items():
         if key not in entry:
-            return f"lacks {key!r}"
-        if not kind.holds(entry[key]):
-            return f"must have {kind.words} as {key!r}, got {_short(entry[key])}"
-    return None
+            yield Fault("missing_key", where, f"lacks {key!r}")
+        elif not kind.holds(entry[key]):
+            yield _wrong_value(where, key, kind, entry[key])
+
+
+def _wrong_value(where: str, key: str, kind: _Kind, value: Any) -> Fault:
+    return Fault(kind.fault, where, f"must have {kind.words} as {key!r}, got {_short(value)}")
 
 
 def _short(value: Any) -> str:
