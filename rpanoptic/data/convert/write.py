@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -55,11 +56,13 @@ class SegmentedPicture(NamedTuple):
         image: what the JSON's "images" say of the picture besides its name and size: "id" (a
             whole number or a string; 1, 2, ... by the place of the picture, if there is none) and
             whatever else shall be kept. "width" and "height", where given, are compared.
+        notes: what was left out or taken otherwise than it stands there, in words, and how often.
     """
 
     label_map: np.ndarray
     segments: Mapping[int, Segment]
     image: Mapping[str, Any] = {}
+    notes: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class ConversionReport:
             empty; they are left out.
         examples: the first few of these, in words.
         void_pixels: share of pixels without a segment, 0 to 1.
+        notes: the sums of what the pictures' notes count.
     """
 
     pictures: int
@@ -80,6 +84,7 @@ class ConversionReport:
     hidden: int
     examples: tuple[str, ...]
     void_pixels: float
+    notes: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         text = (
@@ -90,6 +95,8 @@ class ConversionReport:
             more = ", ..." if self.hidden > len(self.examples) else ""
             examples = f"{'; '.join(self.examples)}{more}"
             text += f"; {self.hidden} segments without a pixel left out ({examples})"
+        for what, number in sorted(self.notes.items()):
+            text += f"; {what}: {number}"
         return text
 
 
@@ -169,7 +176,16 @@ def write_panoptic(
         examples=tuple(hidden[:_MOST_EXAMPLES]),
         void_pixels=sum(result.void for result in results)
         / sum(result.image["width"] * result.image["height"] for result in results),
+        notes=sum_of_notes(result.notes for result in results),
     )
+
+
+def sum_of_notes(notes: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """How often each of what is noted of pictures was so in all of them."""
+    total: Counter[str] = Counter()
+    for one in notes:
+        total.update(one)
+    return dict(total)
 
 
 def complete_categories(categories: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -209,12 +225,14 @@ class _Job(Generic[Source]):
 
 
 class _Result(NamedTuple):
-    """A picture's entries in the JSON, its segments without a pixel, its pixels without one."""
+    """A picture's entries in the JSON, its segments without a pixel, its pixels without one, and
+    its notes."""
 
     image: dict[str, Any]
     annotation: dict[str, Any]
     hidden: list[str]
     void: int
+    notes: Mapping[str, int]
 
 
 def _write_picture(
@@ -273,7 +291,7 @@ def _write_picture(
         for number, segment in picture.segments.items()
         if number not in drawn
     ]
-    return _Result(image, annotation, hidden, areas[0])
+    return _Result(image, annotation, hidden, areas[0], picture.notes)
 
 
 def _segment_ids(
