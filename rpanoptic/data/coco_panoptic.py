@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from rpanoptic.data.panoptic_classes import ClassTable
 from rpanoptic.data.panoptic_format import (
     VOID_ID,
     VOID_LABEL,
@@ -220,7 +221,7 @@ def _convert(
         {
             "image_id": job.annotation["image_id"],
             "category_id": segment["category_id"],
-            "iscrowd": segment.get("iscrowd", 0),
+            "iscrowd": int(segment.get("iscrowd", 0)),
             **thing_annotation(ids == segment["id"]),
         }
         for segment in segments
@@ -250,11 +251,18 @@ def _write_instances(
     path: Path, content: Mapping[str, Any], things: Sequence[dict[str, Any]]
 ) -> None:
     """The pycocotools code treats annotation id 0 as "no match", so ids start at 1."""
+    classes = ClassTable.from_categories(content["categories"])
+    names = {one.id: one.name for one in classes.things}
     instances = {
         "info": content.get("info", {}),
         "licenses": content.get("licenses", []),
         "images": content["images"],
-        "categories": [item for item in content["categories"] if item["isthing"]],
+        "categories": [
+            # Detectron2 needs names.
+            {**item, "isthing": 1, "name": names[item["id"]]}
+            for item in content["categories"]
+            if item["isthing"]
+        ],
         "annotations": [{"id": number, **thing} for number, thing in enumerate(things, start=1)],
     }
     write_atomically(path, json.dumps(instances).encode())

@@ -1,14 +1,63 @@
-"""What is derived from a panoptic dataset: semantic PNGs, instance annotations, its classes."""
+"""What is derived from a panoptic dataset, kept in a folder and made again where it is outdated.
+
+The folder holds the semantic PNGs, the instance annotations, and two files that tell what they were
+made from: ``pictures.json`` has the sizes and times of each picture's files, and is written before
+anything is derived, so that a later run knows what an interrupted one made. ``manifest.json`` is
+written last; it has the size and time of the panoptic JSON, the classes, and what was found wrong.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from iopath.common.file_io import file_lock
+from portalocker import LockException
 
 from rpanoptic.data.coco_panoptic import prepare_coco_panoptic
+from rpanoptic.data.inspection import KINDS, Inspection, Severity, inspect_panoptic
 from rpanoptic.data.panoptic_classes import ClassTable
 from rpanoptic.data.panoptic_json import load_panoptic_json
 from rpanoptic.data.panoptic_source import PanopticSource
+from rpanoptic.data.paths import write_atomically
+from rpanoptic.errors import DatasetError
+
+_logger = logging.getLogger(__name__)
+
+#: Of what is derived; files that another version made are outdated.
+VERSION = 1
+_NAMED_FINDINGS = 3
+
+# Size in bytes and time of the last change in nanoseconds; None where none can be found.
+_Stamp = list[int] | None
+
+
+class _Manifest(NamedTuple):
+    """What is written when all is derived.
+
+    Attributes:
+        source: the source's paths from the folder.
+        json: stamp of the panoptic JSON.
+        pictures: stamp of what is known of each picture.
+        instances: stamp of the instance annotations.
+        classes: of the panoptic JSON.
+        inspection: its result.
+    """
+
+    source: dict[str, str]
+    json: _Stamp
+    pictures: _Stamp
+    instances: _Stamp
+    classes: ClassTable
+    inspection: Inspection
 
 
 @dataclass(frozen=True)
@@ -26,12 +75,15 @@ class PanopticCache:
     @classmethod
     def of(cls, source: PanopticSource, cache: str | Path | None = None) -> PanopticCache:
         """The cache of a source: a folder named for its JSON in ``cache``, or beside the JSON."""
-        parent = source.panoptic_json.parent if cache is None else Path(cache).expanduser()
+        if cache is None:
+            parent = source.panoptic_json.parent
+        else:
+            parent = Path(os.path.expandvars(cache)).expanduser()
         return cls(source, parent.absolute() / f"{source.panoptic_json.stem}.rpanoptic")
 
     @property
     def sem_seg_root(self) -> Path:
-        """Folder of the semantic PNGs, named as the panoptic PNGs."""
+        """Folder of the semantic PNGs, which are named as the panoptic PNGs."""
         return self.folder / "semantic"
 
     @property
@@ -39,16 +91,229 @@ class PanopticCache:
         """File of the instance annotations, things alone."""
         return self.folder / "instances.json"
 
+    @property
+    def _manifest(self) -> Path:
+        return self.folder / "manifest.json"
+
+    @property
+    def _pictures(self) -> Path:
+        return self.folder / "pictures.json"
+
+    def same_files(self, other: PanopticCache) -> bool:
+        """Whether both have the same files in the same folder, by whatever path."""
+        return self.folder.resolve() == other.folder.resolve() and all(
+            path.resolve() == vars(other.source)[key].resolve()
+            for key, path in vars(self.source).items()
+        )
+
     def classes(self) -> ClassTable:
-        """The classes of the dataset."""
+        """The classes of the dataset. Nothing is derived.
+
+        Raises:
+            DatasetError: the JSON is none of a panoptic dataset.
+        """
+        manifest = self._read_manifest()
+        if manifest is not None and manifest.json == _stamp(self.source.panoptic_json):
+            return manifest.classes
         content = load_panoptic_json(self.source.panoptic_json)
         return ClassTable.from_categories(content["categories"])
 
-    def build(self) -> None:
-        """Derive the files, unless they are there."""
-        prepare_coco_panoptic(
-            self.source.panoptic_json,
-            self.source.panoptic_root,
+    def build(self) -> Inspection:
+        """Derive what is missing or older than its source, once the dataset has no fault.
+
+        Every call looks at the size and time of each file. Several processes may call at the same
+        time: one works, the others wait. A killed run may be started again, and what it finished
+        is kept.
+
+        Returns:
+            What was found when the files were derived; no errors.
+
+        Raises:
+            DatasetError: a file is missing or damaged or contradicts another; or the folder cannot
+                be written, or belongs to another dataset.
+        """
+        self.source.check_exists()
+        found = self._inspection_if_current()
+        if found is not None:
+            return found
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with file_lock(str(self.folder / "build")):
+                # Another process may have done it while this one waited.
+                return self._inspection_if_current() or self._derive()
+        except LockException:
+            raise DatasetError(
+                f"{self.folder}: another process has been deriving files for an hour. If it is "
+                "none of yours, delete the folder."
+            ) from None
+        except OSError as error:
+            raise DatasetError(
+                f"{self.folder}: what is derived from {self.source.panoptic_json} cannot be "
+                f"written there ({error.strerror or error}). Name a folder that can be written: "
+                "CACHE of the dataset's entry in DATASETS.PANOPTIC, or "
+                "register_panoptic(..., cache=...)."
+            ) from error
+
+    def _read_manifest(self) -> _Manifest | None:
+        """The manifest, if one of this version is there, and whole."""
+        content = _read_json(self._manifest)
+        if content.get("version") != VERSION:
+            return None
+        try:
+            return _Manifest(
+                {str(key): str(path) for key, path in content["source"].items()},
+                content["json"],
+                content["pictures"],
+                content["instances"],
+                ClassTable.from_dict(content["classes"]),
+                replace(Inspection.from_dict(content["inspection"]), source=self.source),
+            )
+        except (AttributeError, KeyError, DatasetError):
+            return None
+
+    def _inspection_if_current(self) -> Inspection | None:
+        """The result of the inspection if everything is there and nothing has changed since."""
+        manifest = self._read_manifest()
+        if (
+            manifest is None
+            or manifest.json != _stamp(self.source.panoptic_json)
+            or manifest.instances != _stamp(self.instances_json)
+            or manifest.pictures != _stamp(self._pictures)
+        ):
+            return None
+        for png, (image, _, *stamps) in _read_json(self._pictures).items():
+            made = _stamp(self.sem_seg_root / png)
+            # Where a machine failed, a file may be there and empty.
+            if stamps != self._stamps(png, image) or made is None or made[0] == 0:
+                return None
+        return manifest.inspection
+
+    def _stamps(self, png: str, image: str) -> list[_Stamp]:
+        return [_stamp(self.source.panoptic_root / png), _stamp(self.source.image_root / image)]
+
+    def _derive(self) -> Inspection:
+        source = self.source
+        self._refuse_other_source()
+        _logger.info(f"Looking through {source.panoptic_json}, and deriving {self.folder} from it")
+        # What changes from here on is newer than what is written down, and seen by the next call.
+        json_stamp = _stamp(source.panoptic_json)
+        inspection = inspect_panoptic(source, workers=_workers())
+        _raise_errors(inspection)
+        content = load_panoptic_json(source.panoptic_json)
+        pictures = self._describe(content)
+        before = _read_json(self._pictures)
+        self._manifest.unlink(missing_ok=True)
+        self.instances_json.unlink(missing_ok=True)
+        for png, description in pictures.items():
+            if before.get(png) != description:
+                (self.sem_seg_root / png).unlink(missing_ok=True)
+        _write_json(self._pictures, pictures)
+        report = prepare_coco_panoptic(
+            source.panoptic_json,
+            source.panoptic_root,
             self.sem_seg_root,
             self.instances_json,
+            workers=_workers(),
         )
+        _write_json(
+            self._manifest,
+            {
+                "version": VERSION,
+                "source": self._relative_source(),
+                "json": json_stamp,
+                "pictures": _stamp(self._pictures),
+                "instances": _stamp(self.instances_json),
+                "classes": ClassTable.from_categories(content["categories"]).to_dict(),
+                "inspection": inspection.to_dict(),
+            },
+        )
+        _logger.info(
+            f"{self.folder}: {report.written} semantic PNGs written, "
+            f"{report.pictures - report.written} kept, {report.instances} instances"
+        )
+        return inspection
+
+    def _describe(self, content: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Each panoptic PNG's picture and all that its derived files depend on."""
+        images = {image["id"]: image for image in content["images"]}
+        categories = [[one["id"], bool(one["isthing"])] for one in content["categories"]]
+        pictures = {}
+        for annotation in content["annotations"]:
+            image, png = images[annotation["image_id"]], annotation["file_name"]
+            entry = [VERSION, sorted(categories), image, annotation]
+            digest = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
+            name = image["file_name"]
+            pictures[png] = [name, digest, *self._stamps(png, name)]
+        return pictures
+
+    def _relative_source(self) -> dict[str, str]:
+        """The source's paths from the folder, so that both may be moved together."""
+        folder = self.folder.resolve()
+        return {
+            key: os.path.relpath(path.resolve(), folder) for key, path in vars(self.source).items()
+        }
+
+    def _refuse_other_source(self) -> None:
+        """Two datasets in one folder would overwrite each other, even during a training."""
+        manifest = self._read_manifest()
+        if manifest is None or manifest.source == self._relative_source():
+            return
+        others = [self.folder.resolve() / path for path in manifest.source.values()]
+        if all(path.exists() for path in others):
+            raise DatasetError(
+                f"{self.folder}: holds what was derived from "
+                f"{', '.join(os.path.normpath(path) for path in others)}. Name another folder for "
+                "this dataset: CACHE of its entry in DATASETS.PANOPTIC, or "
+                "register_panoptic(..., cache=...). If the other files are of no use any more, "
+                "delete the folder."
+            )
+
+
+def check_command(source: PanopticSource) -> str:
+    """The command line that lists all findings."""
+    return shlex.join(["python", "tools/check_dataset.py", *map(str, vars(source).values())])
+
+
+def count_of(inspection: Inspection, severity: Severity) -> int:
+    """How many findings of a severity there are, also those that are not kept."""
+    return sum(
+        number for kind, number in inspection.numbers.items() if KINDS[kind].severity == severity
+    )
+
+
+def _raise_errors(inspection: Inspection) -> None:
+    if not inspection.errors:
+        return
+    first = [f"{finding.where}: {finding.message}" for finding in inspection.errors]
+    count = count_of(inspection, "error")
+    raise DatasetError(
+        f"{inspection.source.panoptic_json}: {count} error{'s' * (count > 1)} in the dataset. "
+        f"{'; '.join(first[:_NAMED_FINDINGS])}. To list them all: "
+        f"{check_command(inspection.source)}"
+    )
+
+
+def _workers() -> int:
+    # A data loader's worker, as other daemons, may have no processes of its own.
+    return 1 if multiprocessing.current_process().daemon else os.cpu_count() or 1
+
+
+def _stamp(path: Path) -> _Stamp:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The content; nothing where there is no such file, or a damaged one."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_atomically(path, json.dumps(content).encode())

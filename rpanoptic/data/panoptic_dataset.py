@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode
 
-from rpanoptic.data.panoptic_cache import PanopticCache
+from rpanoptic.data.inspection import Inspection
+from rpanoptic.data.panoptic_cache import PanopticCache, check_command, count_of
 from rpanoptic.data.panoptic_classes import ClassTable
 from rpanoptic.data.panoptic_format import VOID_LABEL
 from rpanoptic.data.panoptic_json import load_panoptic_json
 from rpanoptic.data.panoptic_source import PanopticSource
-from rpanoptic.errors import DatasetError
+from rpanoptic.errors import DatasetError, listed
 
 _logger = logging.getLogger(__name__)
 
@@ -56,84 +59,158 @@ def register_panoptic(
     source.check_exists()
     derived = PanopticCache.of(source, cache)
     known = MetadataCatalog.data.get(name)
-    if isinstance(known, PanopticMetadata) and name in DatasetCatalog:
-        if known.cache != derived and not replace:
-            raise DatasetError(
-                f"dataset {name!r} is registered with other files: {known.cache.source}, derived "
-                f"files in {known.cache.folder}. Choose another name, or pass replace=True."
-            )
-    elif name in DatasetCatalog or (known is not None and known.as_dict().keys() != {"name"}):
-        raise DatasetError(f"dataset {name!r} is registered already. Choose another name.")
+    ours = isinstance(known, PanopticMetadata)
+    if not ours and (name in DatasetCatalog or (known is not None and len(vars(known)) > 1)):
+        raise DatasetError(f"there is another dataset of the name {name!r}; choose a new name.")
+    same = ours and known.cache.same_files(derived)
+    if ours and not same and not replace:
+        raise DatasetError(
+            f"dataset {name!r} is registered with other files: "
+            f"{listed(list(vars(known.cache.source).values()), most=3)}, and {known.cache.folder} "
+            "for what is derived from them. Choose another name, or pass replace=True."
+        )
     classes = derived.classes()
-    if known is None or known.get("cache") != derived or known.classes != classes:
-        MetadataCatalog[name] = PanopticMetadata(name=name, cache=derived, classes=classes)
-        DatasetCatalog[name] = lambda: load_panoptic_records(name)
+    if not same or known.class_table != classes:
+        MetadataCatalog[name] = PanopticMetadata(name=name, cache=derived, class_table=classes)
+    DatasetCatalog[name] = partial(load_panoptic_records, name)
     return classes
 
 
 class PanopticMetadata(Metadata):
-    """Metadata of a registered panoptic dataset, whose derived files are there when it is read."""
+    """Metadata of a registered panoptic dataset, whose derived files are there when it is read.
+
+    Evaluators open ``json_file`` and its like without asking ``DatasetCatalog`` first, so reading
+    one derives what is missing or outdated.
+
+    Attributes:
+        cache: the derived files.
+        class_table: the classes when the dataset was registered.
+    """
 
     cache: PanopticCache
-    classes: ClassTable
+    class_table: ClassTable
 
-    def __init__(self, *, name: str, cache: PanopticCache, classes: ClassTable) -> None:
+    def __init__(self, *, name: str, cache: PanopticCache, class_table: ClassTable) -> None:
         super().__init__(
             name=name,
             cache=cache,
-            classes=classes,
+            class_table=class_table,
             evaluator_type="coco_panoptic_seg",
             ignore_label=VOID_LABEL,
             label_divisor=1000,
-            image_root=str(cache.source.image_root),
-            panoptic_json=str(cache.source.panoptic_json),
-            panoptic_root=str(cache.source.panoptic_root),
-            **classes.metadata(),
+            **{key: str(path) for key, path in vars(cache.source).items()},
+            **class_table.metadata(),
         )
 
     @property
     def json_file(self) -> str:
         """File of the instance annotations, things alone."""
-        self.cache.build()
+        self.build()
         return str(self.cache.instances_json)
 
     @property
     def sem_seg_root(self) -> str:
         """Folder of the semantic PNGs."""
-        self.cache.build()
+        self.build()
         return str(self.cache.sem_seg_root)
 
+    def build(self) -> Inspection:
+        """Derive what is missing or outdated; see :meth:`PanopticCache.build`.
+
+        Raises:
+            DatasetError: the dataset has a fault, or other classes than when it was registered.
+        """
+        inspection = self.cache.build()
+        if self.cache.classes() != self.class_table:
+            raise DatasetError(
+                f"{self.panoptic_json}: its classes have changed since it was registered as "
+                f"{self.name!r}. Call register_panoptic again, or start again."
+            )
+        return inspection
+
     def check(self, max_pngs: int | None) -> None:
-        """Derive what is not derived yet, which looks for faults; see ``check_dataset``."""
-        self.cache.build()
+        """What ``rpanoptic.data.check_dataset`` does: :meth:`build`, which leaves out no picture.
+
+        Args:
+            max_pngs: of no importance.
+        """
+        inspection = self.build()
+        _logger.info(
+            f"Dataset {self.name!r}: {inspection.counts.annotated} annotated pictures, all looked "
+            "through without an error."
+        )
+        if count := count_of(inspection, "warning"):
+            named = [f"{finding.where}: {finding.message}" for finding in inspection.warnings]
+            _logger.warning(
+                f"Dataset {self.name!r}: {count} warnings. {listed(named[:1], most=1)}. To list "
+                f"them: {check_command(self.cache.source)}"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """All metadata, the paths of the derived files too, which are made if need be."""
-        plain = {key: value for key, value in super().as_dict().items() if key not in _OWN}
-        return {**plain, "json_file": self.json_file, "sem_seg_root": self.sem_seg_root}
-
-
-_OWN = ("cache", "classes")
+        return {
+            **super().as_dict(),
+            "json_file": self.json_file,
+            "sem_seg_root": self.sem_seg_root,
+        }
 
 
 def load_panoptic_records(name: str) -> list[dict[str, Any]]:
     """The records of a dataset that :func:`register_panoptic` registered.
 
     They are in Detectron2's separated panoptic form, with ``pan_seg_file_name`` and
-    ``segments_info`` (contiguous ids, ``isthing``) beside it. Pictures without annotation are left
-    out.
+    ``segments_info`` (contiguous ids, ``isthing``) beside it, from which the ground truth can be
+    drawn. Pictures without annotation are left out.
 
     Raises:
-        DatasetError: the files have a fault.
+        DatasetError: the files have a fault, or other classes than when they were registered.
     """
     metadata = MetadataCatalog.get(name)
     cache, source = metadata.cache, metadata.cache.source
-    cache.build()
+    metadata.build()
     content = load_panoptic_json(source.panoptic_json)
     things = metadata.thing_dataset_id_to_contiguous_id
-    stuff = metadata.stuff_dataset_id_to_contiguous_id
+    contiguous = things | metadata.stuff_dataset_id_to_contiguous_id
+    instances = _instances(cache.instances_json, things)
+    images = {image["id"]: image for image in content["images"]}
+    records = []
+    for annotation in content["annotations"]:
+        image, png = images[annotation["image_id"]], annotation["file_name"]
+        segments = [
+            {
+                **segment,
+                "category_id": contiguous[segment["category_id"]],
+                "isthing": segment["category_id"] in things,
+                "iscrowd": int(segment.get("iscrowd", 0)),
+            }
+            for segment in annotation["segments_info"]
+        ]
+        records.append(
+            {
+                "file_name": str(source.image_root / image["file_name"]),
+                "image_id": image["id"],
+                "height": image["height"],
+                "width": image["width"],
+                "sem_seg_file_name": str(cache.sem_seg_root / png),
+                "pan_seg_file_name": str(source.panoptic_root / png),
+                "segments_info": segments,
+                "annotations": instances.get(image["id"], []),
+            }
+        )
+    if left_out := len(images) - len(records):
+        _logger.info(f"Dataset {name!r}: {left_out} pictures have no annotation, and are left out.")
+    return records
+
+
+def _instances(path: Path, things: Mapping[int, int]) -> dict[int | str, list[dict[str, Any]]]:
+    """The instance annotations of each image, as Detectron2 wants them.
+
+    Args:
+        path: the derived JSON.
+        things: category id to contiguous id.
+    """
     instances: dict[int | str, list[dict[str, Any]]] = {}
-    for instance in json.loads(cache.instances_json.read_text())["annotations"]:
+    for instance in json.loads(path.read_bytes())["annotations"]:
         instances.setdefault(instance["image_id"], []).append(
             {
                 "category_id": things[instance["category_id"]],
@@ -143,29 +220,4 @@ def load_panoptic_records(name: str) -> list[dict[str, Any]]:
                 "segmentation": instance["segmentation"],
             }
         )
-    images = {image["id"]: image for image in content["images"]}
-    records = []
-    for annotation in content["annotations"]:
-        image = images[annotation["image_id"]]
-        records.append(
-            {
-                "file_name": str(source.image_root / image["file_name"]),
-                "image_id": image["id"],
-                "height": image["height"],
-                "width": image["width"],
-                "sem_seg_file_name": str(cache.sem_seg_root / annotation["file_name"]),
-                "pan_seg_file_name": str(source.panoptic_root / annotation["file_name"]),
-                "segments_info": [
-                    {
-                        **segment,
-                        "category_id": (things | stuff)[segment["category_id"]],
-                        "isthing": segment["category_id"] in things,
-                    }
-                    for segment in annotation["segments_info"]
-                ],
-                "annotations": instances.get(image["id"], []),
-            }
-        )
-    if left_out := len(images) - len(records):
-        _logger.info(f"Dataset {name!r}: {left_out} pictures without annotation are left out.")
-    return records
+    return instances
