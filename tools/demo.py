@@ -5,7 +5,8 @@
         --weights output/model_final.pth --input photos/ more/*.jpg --output drawn
 
 For a picture NAME.jpg it writes NAME_panoptic.png and, if the mask head is recurrent,
-NAME_steps.png: the masks after 1, 2, 5, 10 and 20 steps.
+NAME_steps.png: the masks after 1, 2, 5, 10 and 20 steps. Class names and colours are those that
+the checkpoint holds; no dataset is needed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import rpanoptic.data
 import rpanoptic.modeling  # noqa: F401  (both register names that configs use)
 from rpanoptic.arguments import at_least
 from rpanoptic.engine import check_output_dir, setup_config
+from rpanoptic.engine.checkpoint import checkpoint_classes
 from rpanoptic.engine.demo import Demo
 from rpanoptic.engine.inputs import PictureError, find_pictures, output_names, read_picture
 from rpanoptic.errors import ConfigError, UserError
@@ -50,7 +52,8 @@ def _draw_all(args: argparse.Namespace) -> int:
         raise ConfigError("--confidence-threshold must lie between 0 and 1.")
     pictures = find_pictures(args.input)
     folder = check_output_dir(args.output, key="--output")
-    cfg = setup_config(args.config_file, args.opts)
+    classes = checkpoint_classes(args.weights)
+    cfg = setup_config(args.config_file, args.opts, classes=classes)
     demo = Demo(cfg, args.weights, threshold=args.confidence_threshold)
     names = output_names(pictures)
     failed = 0

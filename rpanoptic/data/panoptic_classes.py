@@ -147,6 +147,29 @@ class ClassTable:
             for one in self.classes
         ]
 
+    def difference(self, other: ClassTable) -> str | None:
+        """What a model's labels mean otherwise under another table; None where all are the same.
+
+        Labels are compared by their names, not by ids in files or colours.
+
+        Returns:
+            "3 things in the one and 4 in the other", or "thing 2 is 'cup' in the one and 'can' in
+            the other", whatever comes first; stuff is counted without the label of all things.
+        """
+        pairs = (("thing", self.things, other.things), ("stuff", self.stuff, other.stuff))
+        for kind, ours, theirs in pairs:
+            if len(ours) != len(theirs):
+                plural = "things" if kind == "thing" else "stuff classes"
+                return f"{len(ours)} {plural} in the one and {len(theirs)} in the other"
+            for number, (one, another) in enumerate(zip(ours, theirs, strict=True)):
+                if one.name != another.name:
+                    label = number + (kind == "stuff")
+                    return (
+                        f"{kind} {label} is {one.name!r} in the one and {another.name!r} in the "
+                        "other"
+                    )
+        return None
+
     def metadata(self) -> dict[str, Any]:
         """The class tables of Detectron2's metadata, in the separated form (stuff 0 is "things").
 

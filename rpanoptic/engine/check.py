@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
@@ -22,6 +24,7 @@ from torch import nn
 
 from rpanoptic.data import build_mapper, check_dataset
 from rpanoptic.engine.ema import ema_decay
+from rpanoptic.engine.own_data import dataset_classes, run_length_masks
 from rpanoptic.engine.setup import closest
 from rpanoptic.engine.train_step import amp_dtype, check_batch
 from rpanoptic.engine.unused import check_unused_nodes
@@ -30,6 +33,7 @@ from rpanoptic.evaluation import check_evaluators, check_learnable
 from rpanoptic.modeling import RecurrentModel, check_recurrent_node
 from rpanoptic.modeling.outputs import architecture_of, outputs_of
 from rpanoptic.modeling.penalty import PenaltySource
+from rpanoptic.modeling.test_time_augmentation import check_test_time_augmentation
 from rpanoptic.pathfinder.imagenet.models import ImageClassifier, check_classifier_node
 from rpanoptic.pathfinder.models import check_pathfinder_node
 from rpanoptic.recurrent import recurrent_blocks
@@ -37,16 +41,23 @@ from rpanoptic.recurrent import recurrent_blocks
 logger = logging.getLogger(__name__)
 
 
-def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
+def check_run(
+    cfg: CfgNode,
+    *,
+    eval_only: bool = False,
+    said_where: Callable[[str], str] = lambda key: "",
+) -> None:
     """Check what a run needs besides its model, before the model is built.
 
     Args:
         cfg: config of the run.
         eval_only: leave out the training sets.
+        said_where: from a key to where its value comes from, as " in FILE", for messages.
 
     Raises:
         ConfigError: see :func:`check_settings`; or ``OUTPUT_DIR`` cannot be written; a head has
-            another number of classes than a dataset; training sets of labelled pictures have
+            another number of classes than a dataset; sets that are trained on together, or
+            panoptic ones that are trained on and evaluated, have
             different classes; a test set judges nothing, or a
             training set has nothing, that the model predicts; the training sets cannot be read
             together, or not as ``INPUT`` says.
@@ -56,9 +67,14 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
     check_settings(cfg, eval_only=eval_only)
     check_output_dir(cfg.OUTPUT_DIR, key="OUTPUT_DIR")
     names = [*cfg.DATASETS.TEST] if eval_only else [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    for name in dict.fromkeys(names):
+    names = list(dict.fromkeys(names))
+    # Before the files are looked at one by one, which may take minutes.
+    for name in names:
+        _check_class_counts(cfg, name, said_where)
+    _check_class_tables(names, eval_only=eval_only)
+    for name in names:
         check_dataset(name)
-        _check_class_counts(cfg, name)
+        _check_label_count(cfg, name)
     _check_class_names(cfg, names)
     if not eval_only:
         build_mapper(cfg, cfg.DATASETS.TRAIN, is_train=True)
@@ -80,7 +96,7 @@ def check_settings(cfg: CfgNode, *, eval_only: bool = False, processes: int = 1)
     Raises:
         ConfigError: a recurrent block has an unknown part or an impossible number of steps, or
             settings though the model has no such block; a model of Pathfinder or a classifier has
-            an impossible setting; ``TEST.AUG.ENABLED`` is set;
+            an impossible setting; ``TEST.AUG`` is enabled for a model or with sizes that it cannot;
             no dataset is named; the architecture, the backbone or a head is not registered;
             mixed precision in float16 is asked for without a GPU; the batch has no equal parts;
             the decay of the average of the weights is out of range;
@@ -93,11 +109,7 @@ def check_settings(cfg: CfgNode, *, eval_only: bool = False, processes: int = 1)
     check_classifier_node(cfg.MODEL.CLASSIFIER)
     check_unused_nodes(cfg)
     if cfg.TEST.AUG.ENABLED:
-        raise ConfigError(
-            "TEST.AUG.ENABLED: an evaluation here augments no pictures. Leave it False, and for "
-            "augmented results call detectron2.modeling.GeneralizedRCNNWithTTA(cfg, model) from "
-            "Python, with model.detector() of a RecurrentPanopticFPN; see docs/models.md."
-        )
+        check_test_time_augmentation(cfg)
     timeout = cfg.RPANOPTIC.PROCESS_TIMEOUT
     if not 0 < timeout < math.inf:
         raise ConfigError(f"RPANOPTIC.PROCESS_TIMEOUT must be above 0 and finite; got {timeout}.")
@@ -170,31 +182,69 @@ def _check_registered(key: str, name: str, registry: Registry) -> None:
         raise ConfigError(f"{key} {name!r} is unknown; known: {', '.join(known)}.{hint}")
 
 
-def _check_class_counts(cfg: CfgNode, name: str) -> None:
-    """The heads must have as many classes as a panoptic dataset, or one of labelled pictures."""
+def _check_class_counts(cfg: CfgNode, name: str, said_where: Callable[[str], str]) -> None:
+    """The heads must have as many classes as a panoptic dataset."""
+    if name not in DatasetCatalog:
+        return  # check_dataset tells.
     metadata = MetadataCatalog.get(name)
-    if metadata.get("evaluator_type") == "image_classification":
-        wanted, given = len(metadata.get("classes", ())), cfg.MODEL.CLASSIFIER.NUM_CLASSES
-        if issubclass(architecture_of(cfg), ImageClassifier) and wanted not in (0, given):
-            raise ConfigError(
-                f"MODEL.CLASSIFIER.NUM_CLASSES is {given}, but dataset {name} has {wanted} classes."
-            )
-        return
     if metadata.get("evaluator_type") != "coco_panoptic_seg":
         return
     predicted = outputs_of(cfg)
+    names = metadata.get("thing_classes")
+    if "instances" in predicted and names is not None and not names:
+        raise ConfigError(
+            f"dataset {name} has no classes of things (isthing 1), but a "
+            f"{cfg.MODEL.META_ARCHITECTURE} detects things. For stuff alone set "
+            "MODEL.META_ARCHITECTURE to SemanticSegmentor or RecurrentSemanticSegmentor."
+        )
     things = "RETINANET" if issubclass(architecture_of(cfg), RetinaNet) else "ROI_HEADS"
     stuff = "stuff, the one for all things included"
-    for output, key, kind, counted in (
+    for output, node, kind, counted in (
         ("instances", things, "thing_classes", "things"),
         ("sem_seg", "SEM_SEG_HEAD", "stuff_classes", stuff),
     ):
-        wanted, given = len(metadata.get(kind, ())), cfg.MODEL[key].NUM_CLASSES
+        wanted, given = len(metadata.get(kind, ())), cfg.MODEL[node].NUM_CLASSES
         if output in predicted and wanted not in (0, given):
+            key = f"MODEL.{node}.NUM_CLASSES"
             raise ConfigError(
-                f"MODEL.{key}.NUM_CLASSES is {given}, but dataset {name} has {wanted} classes "
-                f"of {counted}."
+                f"{key} is {given}{said_where(key)}, but dataset {name} has {wanted} classes of "
+                f"{counted}. Where nothing says the number, or 0, it follows from the data."
             )
+    if "masks" in predicted and run_length_masks(name) and name in cfg.DATASETS.TRAIN:
+        key, given = "INPUT.MASK_FORMAT", cfg.INPUT.MASK_FORMAT
+        if given != "bitmask":
+            raise ConfigError(
+                f"{key} is {given!r}{said_where(key)}, but the masks of dataset {name} are no "
+                'polygons: "bitmask" is needed.'
+            )
+
+
+def _check_label_count(cfg: CfgNode, name: str) -> None:
+    """A classifier must have as many classes as a dataset of labelled pictures."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("evaluator_type") != "image_classification":
+        return
+    wanted, given = len(metadata.get("classes", ())), cfg.MODEL.CLASSIFIER.NUM_CLASSES
+    if issubclass(architecture_of(cfg), ImageClassifier) and wanted not in (0, given):
+        raise ConfigError(
+            f"MODEL.CLASSIFIER.NUM_CLASSES is {given}, but dataset {name} has {wanted} classes."
+        )
+
+
+def _check_class_tables(names: Sequence[str], *, eval_only: bool) -> None:
+    """A label must stand for one class in all panoptic sets.
+
+    An evaluation may be of sets with names of their own.
+    """
+    tables = {name: table for name in names if (table := dataset_classes(name)) is not None}
+    for first, name in itertools.pairwise(tables):
+        difference = tables[first].difference(tables[name])
+        if difference is None:
+            continue
+        message = f"datasets {first} and {name} have different classes: {difference}."
+        if not eval_only:
+            raise ConfigError(message)
+        logger.warning("%s%s", message[0].upper(), message[1:])
 
 
 def _check_class_names(cfg: CfgNode, names: list[str]) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -15,12 +16,13 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from rpanoptic.data.panoptic_classes import ClassTable
 from rpanoptic.data.paths import write_atomically
 from rpanoptic.engine.array_pickle import RefusedPickleError, load_arrays
 from rpanoptic.engine.moved_weights import moved_weights
 from rpanoptic.engine.shared_files import agreed_checkpoint, weights_everywhere
 from rpanoptic.engine.weights_file import local_weights
-from rpanoptic.errors import CheckpointError, listed
+from rpanoptic.errors import CheckpointError, DatasetError, listed
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +55,23 @@ class PanopticCheckpointer(DetectionCheckpointer):
     Args:
         model: the model to load into and to save.
         save_dir: folder of the checkpoints.
+        classes: what the model's labels mean by the data it is used with. They are saved along, as
+            plain containers under "classes". A checkpoint of other classes is not resumed from; in
+            all other cases it is warned of.
         checkpointables: objects with ``state_dict`` that are saved along, by name.
     """
 
-    def __init__(self, model: nn.Module, save_dir: str = "", **checkpointables: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        classes: ClassTable | None = None,
+        **checkpointables: Any,
+    ) -> None:
         super().__init__(model, save_dir, **checkpointables)
-        self._strict = False
+        self._classes = classes
+        self._strict = self._resuming = False
         self._path = ""
 
     def resume_or_load(
@@ -104,10 +117,11 @@ class PanopticCheckpointer(DetectionCheckpointer):
             return super().load(path, checkpointables)
         local = local_weights(path)
         self._strict, self._path = strict, path
+        self._resuming = strict and checkpointables is None and bool(self.checkpointables)
         try:
             return super().load(str(local), checkpointables)
         finally:
-            self._strict = False
+            self._strict = self._resuming = False
 
     def save(self, name: str, *, last: bool = True, **kwargs: Any) -> None:
         """Write ``name``.pth and make it the last checkpoint; a kill leaves no half-written file.
@@ -121,6 +135,8 @@ class PanopticCheckpointer(DetectionCheckpointer):
             return
         data = {"model": self.model.state_dict()}
         data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
+        if self._classes is not None:
+            data["classes"] = self._classes.to_dict()
         data.update(kwargs)
         file = Path(self.save_dir) / f"{name}.pth"
         self.logger.info(f"Saving checkpoint to {file}")
@@ -156,6 +172,8 @@ class PanopticCheckpointer(DetectionCheckpointer):
         return data if "model" in data else {"model": data}
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        # First: of other classes as a rule the shapes differ too, which says less.
+        self._compare_classes(checkpoint)
         heuristic = bool(checkpoint.get("matching_heuristics", False))
         try:
             if not self._strict and not heuristic:
@@ -168,6 +186,23 @@ class PanopticCheckpointer(DetectionCheckpointer):
             ) from error
         self._judge(incompatible, heuristic=heuristic)
         return incompatible
+
+    def _compare_classes(self, checkpoint: dict[str, Any]) -> None:
+        trained_on = _classes_in(checkpoint, self._path)
+        if trained_on is None or self._classes is None:
+            return
+        difference = trained_on.difference(self._classes)
+        if difference is None:
+            return
+        message = (
+            f"checkpoint {self._path} was trained on other classes than those of the data now: "
+            f"{difference}."
+        )
+        if self._resuming:
+            raise CheckpointError(
+                f"{message} To train on with these, start a new training from it by MODEL.WEIGHTS."
+            )
+        logger.warning("%s%s", message[0].upper(), message[1:])
 
     def _judge(self, incompatible: Any, *, heuristic: bool) -> None:
         """Refuse what does not fit; see the class for how much must."""
@@ -217,6 +252,42 @@ class PanopticCheckpointer(DetectionCheckpointer):
                 self._path,
                 ", ".join(new),
             )
+
+
+def checkpoint_classes(path: str) -> ClassTable | None:
+    """The classes that a checkpoint was trained on; its weights are not read.
+
+    Args:
+        path: file or URL.
+
+    Returns:
+        None if it holds none: it was written by another program or an earlier version, or its model
+        was trained on no panoptic set.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds objects that are refused.
+    """
+    local = local_weights(path)
+    if local.suffix in (".pkl", ".pyth"):
+        return None
+
+    def mapped(file: Path) -> Any:
+        # What PyTorch wrote before version 1.6 is no archive, and cannot be mapped into memory.
+        mapping = zipfile.is_zipfile(file)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mapping)
+
+    return _classes_in(_guarded(mapped, local), path)
+
+
+def _classes_in(checkpoint: dict[str, Any], path: str) -> ClassTable | None:
+    """The classes of a checkpoint's content."""
+    if "classes" not in checkpoint:
+        return None
+    try:
+        return ClassTable.from_dict(checkpoint["classes"])
+    except DatasetError as error:
+        logger.warning('What checkpoint %s holds as "classes" is passed over: %s', path, error)
+        return None
 
 
 def _new_modules(missing: list[str], loaded: set[str]) -> list[str]:

@@ -11,7 +11,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.modeling import build_model
 
-from rpanoptic.engine.checkpoint import PanopticCheckpointer
+from rpanoptic.data.panoptic_classes import ClassTable
+from rpanoptic.engine.checkpoint import PanopticCheckpointer, checkpoint_classes
 from rpanoptic.engine.predictor import Predictor, mask_recurrence
 from rpanoptic.errors import ConfigError
 from rpanoptic.visualization import draw_output, draw_steps, save_png
@@ -21,21 +22,22 @@ class Demo:
     """A model with its weights that draws pictures.
 
     Args:
-        cfg: config of the model. Class names come from the first of ``DATASETS.TEST``, of which
-            no file is needed.
+        cfg: config of the model. Where the checkpoint holds no classes, their names come from the
+            first of ``DATASETS.TEST``, of which no file is needed if it is a registered one.
         weights: checkpoint that fits the config; a path or a URL.
         threshold: least score of a thing, 0 to 1.
 
     Raises:
         CheckpointError: the weights are missing, unsafe or of another architecture.
-        ConfigError: the config names no test set, or one without class names.
+        ConfigError: the checkpoint holds no classes, and the config names no test set, or one
+            without class names.
     """
 
     def __init__(self, cfg: CfgNode, weights: str, *, threshold: float = 0.5) -> None:
         cfg = cfg.clone()
         cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = threshold
         self._threshold = threshold
-        self._metadata = _metadata(cfg)
+        self._metadata = _metadata(cfg, checkpoint_classes(weights))
         model = build_model(cfg)
         PanopticCheckpointer(model).load(weights, checkpointables=[], strict=True)
         self._predict = Predictor(cfg, model)
@@ -73,7 +75,9 @@ class Demo:
         return files
 
 
-def _metadata(cfg: CfgNode) -> Metadata:
+def _metadata(cfg: CfgNode, classes: ClassTable | None) -> Metadata:
+    if classes is not None:
+        return Metadata(name="checkpoint", **classes.metadata())
     if not cfg.DATASETS.TEST:
         raise ConfigError("DATASETS.TEST is empty: its first dataset names the classes.")
     name = cfg.DATASETS.TEST[0]

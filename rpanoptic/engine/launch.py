@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -14,24 +15,25 @@ from detectron2.engine import default_argument_parser, launch
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
+from rpanoptic.data.panoptic_source import PanopticSource
 from rpanoptic.data.paths import write_atomically
 from rpanoptic.engine.check import check_process_count, check_run
 from rpanoptic.engine.run import run
-from rpanoptic.engine.setup import setup_config
+from rpanoptic.engine.setup import said_where, setup_config
 from rpanoptic.engine.torchrun import (
     check_flags,
     check_slurm_step,
     launched_process,
     process_group,
 )
-from rpanoptic.errors import LaunchError, UserError
+from rpanoptic.errors import ConfigError, LaunchError, UserError
 
 # What PyTorch raises where the others of a run are not met.
 _NOT_MET = re.compile(r"torch\.distributed\.Dist(?:Store|Network)Error: (.*)")
 
 
 def run_parser(epilog: str | None = None) -> argparse.ArgumentParser:
-    """Detectron2's argument parser with our own flag.
+    """Detectron2's argument parser with our own flags.
 
     Args:
         epilog: examples that follow the flags.
@@ -42,7 +44,51 @@ def run_parser(epilog: str | None = None) -> argparse.ArgumentParser:
         action="store_true",
         help="make two runs equal, bit by bit; the same as RPANOPTIC.DETERMINISTIC True",
     )
+    for split, meaning in (("train", "train on"), ("test", "evaluate")):
+        parser.add_argument(
+            f"--{split}-data",
+            nargs=3,
+            action="append",
+            metavar=("IMAGES", "JSON", "PNGS"),
+            help=f"{meaning} panoptic data of your own: folder of the pictures, COCO panoptic "
+            "JSON, folder of its PNGs; may be repeated",
+        )
+    parser.add_argument(
+        "--data-cache",
+        metavar="DIR",
+        help="folder for what is derived from them (default: beside the JSON)",
+    )
     return parser
+
+
+def run_config(args: argparse.Namespace, *overrides: str, needs_data: bool = True) -> CfgNode:
+    """The config that the arguments of a command line ask for.
+
+    Args:
+        args: from :func:`run_parser`.
+        overrides: more of them.
+        needs_data: see :func:`rpanoptic.engine.setup_config`.
+
+    Raises:
+        UserError: see there; or --data-cache is given without data.
+    """
+    train, test = (
+        None if words is None else [PanopticSource.of(*paths) for paths in words]
+        for words in (args.train_data, args.test_data)
+    )
+    if args.data_cache is not None and train is None and test is None:
+        raise ConfigError("--data-cache is for --train-data and --test-data; neither is given.")
+    if args.eval_only and test is not None and train is None:
+        # The classes are then those of the test data, not of what the config trains on.
+        train = []
+    return setup_config(
+        args.config_file,
+        [*args.opts, *overrides],
+        train_data=train,
+        test_data=test,
+        data_cache=args.data_cache,
+        needs_data=needs_data,
+    )
 
 
 def start_run(args: argparse.Namespace) -> None:
@@ -59,12 +105,13 @@ def start_run(args: argparse.Namespace) -> None:
         check_flags(args)
     elif args.num_machines == 1:
         check_slurm_step()
-    cfg = setup_config(args.config_file, args.opts)
+    cfg = run_config(args)
     if args.deterministic:
         cfg.RPANOPTIC.DETERMINISTIC = True
     if process is None:
         check_process_count(args.num_gpus)
-    check_run(cfg, eval_only=args.eval_only)
+    said = partial(said_where, config_file=args.config_file, opts=args.opts)
+    check_run(cfg, eval_only=args.eval_only, said_where=said)
     if process is None:
         launch_run(cfg, args)
         return

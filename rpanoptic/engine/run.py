@@ -19,6 +19,7 @@ from torch import nn
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.deterministic import make_deterministic
 from rpanoptic.engine.earlier_run import set_earlier_run_aside
+from rpanoptic.engine.own_data import first_classes, register_own_data
 from rpanoptic.engine.pictures import draw_predictions
 from rpanoptic.engine.setup import existing_config_file
 from rpanoptic.engine.trainer import Trainer
@@ -52,6 +53,8 @@ def run(
     if cfg.RPANOPTIC.DETERMINISTIC:
         make_deterministic(cfg)
     cfg.freeze()
+    # A spawned process has a catalogue of its own.
+    register_own_data(cfg)
     default_setup(cfg, _with_file(args))
     # Detectron2 has set up its own loggers; ours write to the same console and file.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rpanoptic")
@@ -91,7 +94,8 @@ def _train(
 
 def _evaluate(cfg: CfgNode, *, resume: bool) -> tuple[nn.Module, dict[str, Any] | None]:
     model = Trainer.build_model(cfg)
-    checkpointer = PanopticCheckpointer(model, cfg.OUTPUT_DIR)
+    classes = first_classes(cfg.DATASETS.TEST)
+    checkpointer = PanopticCheckpointer(model, cfg.OUTPUT_DIR, classes=classes)
     if not (resume and checkpointer.last_checkpoint()) and not cfg.MODEL.WEIGHTS:
         raise CheckpointError(
             "--eval-only needs weights: set MODEL.WEIGHTS, or give --resume for the last "

@@ -15,6 +15,15 @@ from detectron2.config import CfgNode, get_cfg
 
 from rpanoptic.config import add_rpanoptic_config
 from rpanoptic.config_files import find_config_file, is_detectron2s_own, zoo_file
+from rpanoptic.data.panoptic_classes import ClassTable
+from rpanoptic.data.panoptic_source import PanopticSource
+from rpanoptic.engine.own_data import (
+    add_own_data,
+    first_classes,
+    follow_data,
+    leave_open,
+    register_own_data,
+)
 from rpanoptic.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -28,8 +37,19 @@ def setup_config(
     opts: Sequence[str] | None = None,
     *,
     output_dir: str | Path | None = None,
+    train_data: Sequence[PanopticSource] | None = None,
+    test_data: Sequence[PanopticSource] | None = None,
+    data_cache: str | Path | None = None,
+    classes: ClassTable | None = None,
+    needs_data: bool = True,
 ) -> CfgNode:
-    """Build the config of a run: defaults, then the file, then the overrides.
+    """Build the config of a run: defaults, then the file, then the overrides, then your own data.
+
+    The datasets of ``DATASETS.PANOPTIC`` are registered. ``MODEL.ROI_HEADS.NUM_CLASSES``,
+    ``MODEL.RETINANET.NUM_CLASSES`` and ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` follow from the first
+    panoptic set of ``DATASETS.TRAIN`` and ``DATASETS.TEST`` where neither a file nor an override
+    says them, or where one says 0, and ``INPUT.MASK_FORMAT`` becomes "bitmask" for one of your own.
+    Without such a set they are Detectron2's defaults.
 
     ``MODEL.DEVICE`` falls back to "cpu" on a machine without a GPU, unless the overrides ask for
     a GPU by name. Files are read as plain YAML: tags that would run code are refused, but for the
@@ -41,6 +61,14 @@ def setup_config(
             of a config of rpanoptic or of Detectron2's model zoo; None or "" takes the defaults.
         opts: overrides as a flat list, ``["SOLVER.BASE_LR", "0.01", ...]``.
         output_dir: replaces ``OUTPUT_DIR`` when given.
+        train_data: panoptic datasets that become ``DATASETS.TRAIN``; see
+            :func:`rpanoptic.engine.own_data.add_own_data`, also for the next two.
+        test_data: those that become ``DATASETS.TEST``.
+        data_cache: folder for what is derived from them.
+        classes: those that a checkpoint holds, taken for those of the datasets, which are then not
+            opened.
+        needs_data: False leaves out, with a warning, those of ``DATASETS.PANOPTIC`` whose files are
+            not there, for work that reads no data.
 
     Returns:
         the config, not frozen.
@@ -48,16 +76,30 @@ def setup_config(
     Raises:
         ConfigError: the file is missing or not YAML of keys and values, files build
             on each other in a circle, a key is unknown (the message names the
-            closest known keys) or a value has the wrong type.
+            closest known keys) or a value has the wrong type; an entry of ``DATASETS.PANOPTIC`` is
+            none; data and an override both name the datasets.
+        DatasetError: data of your own are missing, or their JSON has a fault.
     """
     cfg = get_cfg()
     add_rpanoptic_config(cfg)
+    before = leave_open(cfg)
     opts = list(opts or [])
     if config_file:
         cfg = _with_file(cfg, existing_config_file(config_file))
     _merge_overrides(cfg, opts)
     if output_dir is not None:
         cfg.OUTPUT_DIR = str(output_dir)
+    for split, given in (("TRAIN", train_data), ("TEST", test_data)):
+        if given is not None and f"DATASETS.{split}" in opts[0::2]:
+            raise ConfigError(
+                f"DATASETS.{split} is on the command line, and data of your own in its place: give "
+                "one of the two."
+            )
+    add_own_data(cfg, train=train_data, test=test_data, cache=data_cache)
+    if classes is None:
+        register_own_data(cfg, required=needs_data)
+        classes = first_classes([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    follow_data(cfg, before, classes)
     _choose_device(cfg, asked_by_name="MODEL.DEVICE" in opts[0::2])
     return cfg
 
@@ -249,6 +291,22 @@ def _files_with_key(path: Path, key: str) -> Iterator[Path]:
         base_path = _base_path(path, base)
         if base_path.is_file():
             yield from _files_with_key(base_path, key)
+
+
+def said_where(key: str, config_file: str | Path | None, opts: Sequence[str] | None = None) -> str:
+    """Where a value comes from, for a message: " on the command line", " in FILE" or "".
+
+    Args:
+        key: dotted.
+        config_file: as :func:`setup_config` takes it, and has read it without an error.
+        opts: overrides.
+    """
+    if key in list(opts or [])[0::2]:
+        return " on the command line"
+    if not config_file:
+        return ""
+    file = next(_files_with_key(existing_config_file(config_file), key), None)
+    return f" in {file}" if file else ""
 
 
 def _similar_files(path: Path) -> str:

@@ -13,8 +13,7 @@ from typing import Any
 from detectron2.engine import DefaultTrainer
 
 from rpanoptic.engine.check import check_settings
-from rpanoptic.engine.launch import start_run
-from rpanoptic.engine.setup import setup_config
+from rpanoptic.engine.launch import run_config, start_run
 from rpanoptic.errors import LaunchError
 
 # "local" runs the processes here, without SLURM.
@@ -116,7 +115,7 @@ class TrainingJob:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        cfg = setup_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
+        cfg = run_config(args, "MODEL.DEVICE", "cpu", needs_data=False)
         self.output_dir = Path(cfg.OUTPUT_DIR)
         self._found = self._last_checkpoint()
 
@@ -187,7 +186,7 @@ def submit(args: argparse.Namespace, options: JobOptions) -> Any:
 
 def _check_on_cluster(args: argparse.Namespace, options: JobOptions) -> None:
     """Check the config as the machines of the job will, which may have other devices and files."""
-    cfg = setup_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
+    cfg = run_config(args, "MODEL.DEVICE", "cpu", needs_data=False)
     given = dict(zip(args.opts[0::2], args.opts[1::2], strict=True))
     cfg.MODEL.DEVICE = given.get("MODEL.DEVICE", "cuda" if options.gpus else "cpu")
     processes = options.nodes * options.tasks_per_node

@@ -25,10 +25,12 @@ from rpanoptic.engine.cpu_norm import replace_sync_batch_norm
 from rpanoptic.engine.ema import WeightAverage, ema_decay
 from rpanoptic.engine.hooks import RecurrenceLogger
 from rpanoptic.engine.optimizers import build_optimizer, build_schedule
+from rpanoptic.engine.own_data import first_classes
 from rpanoptic.engine.resume import with_resume_hooks
 from rpanoptic.engine.train_step import build_train_step, check_batch
 from rpanoptic.engine.writers import RecurrencePrinter
 from rpanoptic.evaluation import build_evaluators
+from rpanoptic.modeling.test_time_augmentation import with_test_time_augmentation
 from rpanoptic.random_state import preserved_random_state
 
 
@@ -64,7 +66,12 @@ class Trainer(DefaultTrainer):
         self._trainer = build_train_step(cfg, model, data_loader, optimizer)
         self._average = WeightAverage(model, ema_decay(cfg))
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = PanopticCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = PanopticCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            classes=first_classes(cfg.DATASETS.TRAIN),
+            trainer=weakref.proxy(self),
+        )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -127,9 +134,14 @@ class Trainer(DefaultTrainer):
     ) -> dict[str, Any]:
         """Evaluate as Detectron2 does, in all processes the model that a checkpoint would hold.
 
-        The random numbers of a training are the same with an evaluation or without.
+        The random numbers of a training are the same with an evaluation or without. With
+        ``TEST.AUG.ENABLED`` it is the model's answer to several views of each picture.
+
+        Raises:
+            ConfigError: see :func:`with_test_time_augmentation`.
         """
         _share_buffers(model)
+        model = with_test_time_augmentation(cfg, model)
         with preserved_random_state(cfg.MODEL.DEVICE):
             return super().test(cfg, model, evaluators)
 
