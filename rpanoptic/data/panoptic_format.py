@@ -36,6 +36,11 @@ def read_panoptic_png(path: Path) -> npt.NDArray[np.uint32]:
             f"{path}: a panoptic PNG has three 8-bit channels (R, G, B), got shape {rgb.shape} "
             f"and type {rgb.dtype}."
         )
+    return segment_ids(rgb)
+
+
+def segment_ids(rgb: np.ndarray) -> npt.NDArray[np.uint32]:
+    """The pixels (..., 3 or 4), R G B, of a panoptic PNG, uint8 -> its segment ids (...)."""
     weights = np.array([1, 256, 65536], dtype=np.uint32)
     return np.matmul(rgb[..., :3], weights, dtype=np.uint32)
 

@@ -112,10 +112,10 @@ def faults(content: Mapping[str, Any]) -> Iterator[Fault]:
         file_name, image_id = annotation.get("file_name"), annotation.get("image_id")
         if _IMAGE_ID.holds(image_id):
             if image_id not in images:
-                what = f"belongs to image {image_id}, which is absent"
+                what = f"belongs to image {image_id!r}, which is absent"
                 yield Fault("unknown_image", str(file_name), what)
             if image_id in seen:
-                yield Fault("duplicate_annotation", f"image {image_id}", "has two annotations")
+                yield Fault("duplicate_annotation", f"image {image_id!r}", "has two annotations")
             seen.add(image_id)
         if isinstance(annotation.get("segments_info"), list):
             yield from _segment_faults(f"{where} ({file_name})", annotation, categories)

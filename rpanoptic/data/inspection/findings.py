@@ -34,16 +34,21 @@ class Finding:
 
 
 class Findings:
-    """Collects findings: all are counted, the first :data:`MOST_KEPT` of each kind are kept.
+    """Collects findings: all are counted, the first of each kind are kept.
+
+    Args:
+        most: how many of a kind are kept.
 
     Attributes:
         numbers: how many there are of each kind.
         kept: the first of each kind, in the order in which they were added.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_KEPT) -> None:
         self.numbers: Counter[str] = Counter()
         self.kept: list[Finding] = []
+        self._most = most
+        self._kept: Counter[str] = Counter()
 
     def add(self, kind: str, where: object, message: str) -> None:
         """Count a finding, and keep it if there are not too many of its kind.
@@ -53,19 +58,21 @@ class Findings:
             where: the file or entry.
             message: without a full stop.
         """
-        if self.numbers[kind] < MOST_KEPT:
-            where, message = _printable(str(where)), _printable(message)
-            self.kept.append(Finding(kind, KINDS[kind].severity, where, message))
         self.numbers[kind] += 1
+        if self._kept[kind] < self._most:
+            where, message = printable(str(where)), printable(message)
+            self._keep(Finding(kind, KINDS[kind].severity, where, message))
 
     def merge(self, other: Findings) -> None:
         """Take over the findings of another collection."""
+        self.numbers.update(other.numbers)
         for finding in other.kept:
-            if self.numbers[finding.kind] < MOST_KEPT:
-                self.kept.append(finding)
-            self.numbers[finding.kind] += 1
-        for kind, number in other.numbers.items():
-            self.numbers[kind] += max(0, number - MOST_KEPT)
+            if self._kept[finding.kind] < self._most:
+                self._keep(finding)
+
+    def _keep(self, finding: Finding) -> None:
+        self.kept.append(finding)
+        self._kept[finding.kind] += 1
 
     def sorted(self) -> list[Finding]:
         """Those that are kept, in the order of the kinds."""
@@ -211,7 +218,7 @@ def id_range(ids: Iterable[Any]) -> tuple[int, int] | None:
     return min(found), max(found)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text on one line, with escapes for what a terminal could not show."""
     if text.isprintable():
         return text

@@ -1,0 +1,251 @@
+"""Inspects the files of one picture: the picture and its panoptic PNG."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from rpanoptic.data.inspection.content import LARGEST_SEGMENT_ID, Picture
+from rpanoptic.data.inspection.drawn import DrawnSegment, bbox_differs, drawn_segments
+from rpanoptic.data.inspection.findings import Findings
+from rpanoptic.data.panoptic_format import VOID_ID, segment_ids
+from rpanoptic.data.panoptic_source import PanopticSource
+from rpanoptic.errors import listed
+
+# Of the findings of one picture, so that those of many pictures need little memory.
+_MOST_KEPT = 5
+_MOST_VOID = 0.9
+# Detectron2's default INPUT.MAX_SIZE_TRAIN, and the largest stride of an FPN.
+_LONG_SIDE = 1333
+_STRIDE = 32
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = 1
+# Those that exchange width and height.
+_TURNED = (5, 6, 7, 8)
+_ORIENTATIONS = range(2, 9)
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# The bits of a channel stand here in every PNG: after signature, length and name of the first
+# chunk, width, and height.
+_PNG_DEPTH = 24
+_MODES = {"1": "black and white", "L": "grey", "LA": "grey with alpha", "P": "a palette"}
+
+
+class FileResult(NamedTuple):
+    """What the files of a picture say.
+
+    Attributes:
+        findings: what is wrong with them.
+        digest: of the picture's bytes; b"" where it cannot be read.
+        pixels: number of pixels of the panoptic PNG; 0 where it cannot be read.
+        void: how many of them are void.
+        classes: number of pixels by category id.
+    """
+
+    findings: Findings
+    digest: bytes
+    pixels: int
+    void: int
+    classes: dict[int, int]
+
+
+class _Unusable(Exception):
+    """A file that cannot be opened as a picture, with the kind of the finding and its message."""
+
+
+def inspect_files(picture: Picture, source: PanopticSource) -> FileResult:
+    """Read a picture and its panoptic PNG, whole, and compare both with the JSON.
+
+    Args:
+        picture: from the JSON.
+        source: where the files are.
+
+    Returns:
+        small, so that it can be sent to another process.
+    """
+    findings = Findings(most=_MOST_KEPT)
+    digest = b""
+    size = None
+    try:
+        data, image = _opened(source.image_root / picture.file_name, "picture")
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        size = _check_picture(picture, image, findings)
+        _decode(image, "picture", as_rgb=True)
+    except _Unusable as error:
+        findings.add(error.args[0], picture.file_name, error.args[1])
+    if picture.png is None:
+        return FileResult(findings, digest, 0, 0, {})
+    try:
+        ids = _read_ids(source.panoptic_root / picture.png, picture.png, findings)
+    except _Unusable as error:
+        findings.add(error.args[0], picture.png, error.args[1])
+        return FileResult(findings, digest, 0, 0, {})
+    drawn = drawn_segments(ids)
+    void = drawn.pop(VOID_ID).area if VOID_ID in drawn else 0
+    height, width = ids.shape
+    expected, by = (picture.size, "the JSON") if picture.size else (size, "the picture")
+    if expected and expected != (width, height):
+        findings.add("png_size", picture.png, _other_size((width, height), expected, by))
+    else:
+        _check_geometry(picture.png, picture, drawn, findings)
+    _check_ids(picture.png, picture, drawn, findings)
+    if picture.segments and void > _MOST_VOID * ids.size:
+        findings.add("void_picture", picture.png, f"{void / ids.size:.1%} of its pixels are void")
+    classes: dict[int, int] = {}
+    for segment in picture.segments:
+        if segment.category_id is not None and segment.id in drawn:
+            before = classes.get(segment.category_id, 0)
+            classes[segment.category_id] = before + drawn[segment.id].area
+    return FileResult(findings, digest, ids.size, void, classes)
+
+
+def _opened(path: Path, what: str) -> tuple[bytes, Image.Image]:
+    """The bytes of a file, and the image in them, not yet decoded.
+
+    Args:
+        path: the file.
+        what: begins the kind of a finding, "picture" or "png".
+    """
+    try:
+        # Opening a pipe would wait for ever.
+        if path.exists() and not path.is_file():
+            raise _Unusable(f"{what}_unreadable", "is no file")
+        data = path.read_bytes()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return data, Image.open(io.BytesIO(data))
+    except (FileNotFoundError, NotADirectoryError):
+        raise _Unusable(f"{what}_missing", f"is not there{_hint(path)}") from None
+    except _Unusable:
+        raise
+    # Pillow reports damage by OSError, SyntaxError, ValueError and others.
+    except Exception as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "no picture"
+        raise _Unusable(f"{what}_unreadable", f"cannot be read ({reason})") from None
+
+
+def _decode(image: Image.Image, what: str, *, as_rgb: bool) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+            if as_rgb and image.mode != "RGB":
+                image.convert("RGB")
+    except Exception as error:
+        raise _Unusable(f"{what}_unreadable", f"cannot be decoded ({error})") from None
+
+
+def _hint(path: Path) -> str:
+    """What there is instead of a missing file."""
+    if not path.parent.is_dir():
+        return f"; there is no folder {path.parent}"
+    names = _by_stem(path.parent).get(path.stem.lower())
+    return f"; there is {listed(names, most=3)}" if names else ""
+
+
+@lru_cache(maxsize=8)
+def _by_stem(folder: Path) -> dict[str, list[str]]:
+    """The files of a folder by their names in lower case, without extension."""
+    found: dict[str, list[str]] = {}
+    for entry in sorted(folder.iterdir()):
+        found.setdefault(entry.stem.lower(), []).append(entry.name)
+    return found
+
+
+def _check_picture(picture: Picture, image: Image.Image, findings: Findings) -> tuple[int, int]:
+    """Compare a picture with the JSON.
+
+    Returns:
+        (width, height) when it is turned as its EXIF orientation says, as Detectron2 does.
+    """
+    where = picture.file_name
+    orientation = _orientation(image)
+    turned = image.size[::-1] if orientation in _TURNED else image.size
+    if picture.size is not None and turned != picture.size:
+        what = _other_size(turned, picture.size, "the JSON")
+        if image.size == picture.size:
+            what += f", for its EXIF orientation {orientation} turns it"
+            findings.add("picture_turned", where, what)
+        else:
+            findings.add("picture_size", where, what)
+    elif orientation != _UPRIGHT:
+        findings.add("picture_oriented", where, f"has the EXIF orientation {orientation}")
+    if image.mode.startswith("I") or image.mode == "F":
+        findings.add("picture_depth", where, f"has more than 8 bits (Pillow's mode {image.mode})")
+    elif image.mode != "RGB":
+        words = _MODES.get(image.mode, image.mode)
+        findings.add("picture_colors", where, f"is {words}, not RGB")
+    short, long = sorted(turned)
+    if short * _LONG_SIDE < _STRIDE * long:
+        left = short * _LONG_SIDE / long
+        what = f"is {turned[0]} x {turned[1]}: at a long side of {_LONG_SIDE}, {left:.1f} are left"
+        findings.add("thin_picture", where, what)
+    return turned
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION)
+    except Exception:  # as Detectron2, which takes a picture with a damaged EXIF as it is
+        return _UPRIGHT
+    return next((one for one in _ORIENTATIONS if one == orientation), _UPRIGHT)
+
+
+def _read_ids(path: Path, where: str, findings: Findings) -> np.ndarray:
+    """The segment ids of a panoptic PNG, (H, W)."""
+    data, image = _opened(path, "png")
+    depth = data[_PNG_DEPTH] if data.startswith(_PNG_SIGNATURE) else 8
+    if image.format == "JPEG":
+        raise _Unusable("png_mode", "is a JPEG, which does not keep ids exactly")
+    if image.mode not in ("RGB", "RGBA") or depth > 8:
+        words = _MODES.get(image.mode, f"of Pillow's mode {image.mode}")
+        raise _Unusable("png_mode", f"is {words}, {depth} bits a channel, not RGB of 8 bits")
+    _decode(image, "png", as_rgb=False)
+    if image.mode == "RGBA":
+        findings.add("png_alpha", where, "has an alpha channel, which is left out")
+    return segment_ids(np.asarray(image))
+
+
+def _check_ids(
+    where: str, picture: Picture, drawn: Mapping[int, DrawnSegment], findings: Findings
+) -> None:
+    ids = {segment.id for segment in picture.segments}
+    if picture.complete and (missing := sorted(drawn.keys() - ids)):
+        what = f"has {_segments(missing)}, which the JSON does not list"
+        findings.add("segment_only_in_png", where, what)
+    if missing := sorted(one for one in ids - drawn.keys() if 0 < one <= LARGEST_SEGMENT_ID):
+        what = f"lacks {_segments(missing)}, which the JSON lists"
+        findings.add("segment_only_in_json", where, what)
+
+
+def _check_geometry(
+    where: str, picture: Picture, drawn: Mapping[int, DrawnSegment], findings: Findings
+) -> None:
+    """Compare the areas and boxes of the JSON, where it has any, with the pixels."""
+    for segment in picture.segments:
+        if segment.id not in drawn:
+            continue
+        area, bbox = drawn[segment.id]
+        if segment.area is not None and segment.area != area:
+            what = f"segment {segment.id} has {area} pixels, its area is {segment.area!r:.60}"
+            findings.add("area_mismatch", where, what)
+        if segment.bbox is not None and bbox_differs(segment.bbox, bbox):
+            what = (
+                f"segment {segment.id} has the box {list(bbox)}, its bbox is {segment.bbox!r:.60}"
+            )
+            findings.add("bbox_mismatch", where, what)
+
+
+def _segments(ids: list[int]) -> str:
+    return f"{'segment' if len(ids) == 1 else 'segments'} {listed(ids, most=5)}"
+
+
+def _other_size(found: tuple[int, int], expected: tuple[int, int], by: str) -> str:
+    return f"is {found[0]} x {found[1]} pixels, but {expected[0]} x {expected[1]} by {by}"
