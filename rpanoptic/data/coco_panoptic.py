@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from rpanoptic.data.panoptic_classes import ClassTable
@@ -111,7 +112,9 @@ def prepare_coco_panoptic(
         )
         things = [annotation for _, annotations in results for annotation in annotations]
         if need_instances:
-            _write_instances(instances_json, content, things)
+            write_atomically(
+                instances_json, json.dumps(instances_content(content, things)).encode()
+            )
     except OSError as error:
         raise DatasetError(f"cannot write to {error.filename}: {error.strerror}.") from error
     _verify(sem_seg_root, jobs)
@@ -172,6 +175,77 @@ def check_segments(path: Path, ids: np.ndarray, segments: Sequence[Mapping[str, 
         raise DatasetError(f"{path}: {'; '.join(faults)}.")
 
 
+def read_segment_ids(
+    panoptic_root: Path, annotation: Mapping[str, Any], size: tuple[int, int]
+) -> npt.NDArray[np.uint32]:
+    """The segment ids of a picture, (H, W), which are those that its annotation lists.
+
+    Args:
+        panoptic_root: folder of the panoptic PNGs.
+        annotation: of the picture, in the panoptic JSON.
+        size: (width, height) of the picture by the JSON.
+
+    Raises:
+        DatasetError: the PNG is missing, damaged, of another size, or has other segments.
+    """
+    path = panoptic_root / annotation["file_name"]
+    ids = read_panoptic_png(path)
+    if ids.shape[::-1] != size:
+        raise DatasetError(
+            f"{path}: is {ids.shape[1]} x {ids.shape[0]} pixels, its JSON says "
+            f"{size[0]} x {size[1]}."
+        )
+    check_segments(path, ids, annotation["segments_info"])
+    return ids
+
+
+def thing_annotations(
+    ids: np.ndarray, annotation: Mapping[str, Any], thing_ids: Collection[int]
+) -> list[dict[str, Any]]:
+    """The instance annotations of a picture, without their ids.
+
+    Args:
+        ids: its segment ids, (H, W).
+        annotation: of the picture, in the panoptic JSON.
+        thing_ids: categories that are things.
+    """
+    return [
+        {
+            "image_id": annotation["image_id"],
+            "category_id": segment["category_id"],
+            "iscrowd": int(segment.get("iscrowd", 0)),
+            **thing_annotation(ids == segment["id"]),
+        }
+        for segment in annotation["segments_info"]
+        if segment["category_id"] in thing_ids
+    ]
+
+
+def instances_content(
+    content: Mapping[str, Any], things: Iterable[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A COCO instance JSON.
+
+    Args:
+        content: of the panoptic JSON.
+        things: annotations of all pictures, as :func:`thing_annotations` gives them. They are
+            numbered from 1: pycocotools takes an annotation id of 0 for "no match".
+    """
+    names = {one.id: one.name for one in ClassTable.from_categories(content["categories"]).things}
+    return {
+        "info": content.get("info", {}),
+        "licenses": content.get("licenses", []),
+        "images": content["images"],
+        "categories": [
+            # Detectron2 needs names.
+            {**item, "isthing": 1, "name": names[item["id"]]}
+            for item in content["categories"]
+            if item["isthing"]
+        ],
+        "annotations": [{"id": number, **thing} for number, thing in enumerate(things, start=1)],
+    }
+
+
 def _some(ids: set[int]) -> str:
     return listed(sorted(ids), most=5)
 
@@ -199,15 +273,8 @@ def _convert(
     finished = not overwrite and _is_whole_png(target, job.size)
     if finished and thing_ids is None:
         return False, []
-    source = panoptic_root / file_name
-    ids = read_panoptic_png(source)
-    if ids.shape[::-1] != job.size:
-        raise DatasetError(
-            f"{source}: is {ids.shape[1]} x {ids.shape[0]} pixels, its JSON says "
-            f"{job.size[0]} x {job.size[1]}."
-        )
+    ids = read_segment_ids(panoptic_root, job.annotation, job.size)
     segments = job.annotation["segments_info"]
-    check_segments(source, ids, segments)
     if not finished:
         semantic = np.full(ids.shape, VOID_LABEL, dtype=np.uint8)
         for segment in segments:
@@ -217,17 +284,7 @@ def _convert(
         target.parent.mkdir(parents=True, exist_ok=True)
         # A hundred thousand pictures; the next call would tell one that is not whole.
         write_atomically(target, encoded.getvalue(), sync=False)
-    things = [
-        {
-            "image_id": job.annotation["image_id"],
-            "category_id": segment["category_id"],
-            "iscrowd": int(segment.get("iscrowd", 0)),
-            **thing_annotation(ids == segment["id"]),
-        }
-        for segment in segments
-        if thing_ids is not None and segment["category_id"] in thing_ids
-    ]
-    return not finished, things
+    return not finished, thing_annotations(ids, job.annotation, thing_ids or set())
 
 
 def _is_whole_png(path: Path, size: tuple[int, int]) -> bool:
@@ -245,27 +302,6 @@ def _is_whole_png(path: Path, size: tuple[int, int]) -> bool:
     except OSError:
         return False
     return head == expected and tail == _PNG_END
-
-
-def _write_instances(
-    path: Path, content: Mapping[str, Any], things: Sequence[dict[str, Any]]
-) -> None:
-    """The pycocotools code treats annotation id 0 as "no match", so ids start at 1."""
-    classes = ClassTable.from_categories(content["categories"])
-    names = {one.id: one.name for one in classes.things}
-    instances = {
-        "info": content.get("info", {}),
-        "licenses": content.get("licenses", []),
-        "images": content["images"],
-        "categories": [
-            # Detectron2 needs names.
-            {**item, "isthing": 1, "name": names[item["id"]]}
-            for item in content["categories"]
-            if item["isthing"]
-        ],
-        "annotations": [{"id": number, **thing} for number, thing in enumerate(things, start=1)],
-    }
-    write_atomically(path, json.dumps(instances).encode())
 
 
 def _verify(sem_seg_root: Path, jobs: Sequence[_Job]) -> None:
