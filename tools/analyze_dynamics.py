@@ -22,6 +22,7 @@ import rpanoptic.data
 import rpanoptic.modeling  # noqa: F401  (both register names that configs use)
 from rpanoptic.arguments import at_least
 from rpanoptic.engine import check_output_dir, setup_config
+from rpanoptic.engine.checkpoint import checkpoint_classes
 from rpanoptic.engine.dynamics import DynamicsProbe, dataset_pictures, save_dynamics
 from rpanoptic.engine.inputs import PictureError, find_pictures, read_picture
 from rpanoptic.errors import UserError
@@ -49,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _analyze(args: argparse.Namespace) -> int:
     pictures = find_pictures(args.input) if args.input else None
     folder = check_output_dir(args.output, key="--output")
-    cfg = setup_config(args.config_file, args.opts)
+    # With pictures at hand no dataset is opened, if the checkpoint holds the classes.
+    classes = checkpoint_classes(args.weights) if pictures else None
+    cfg = setup_config(args.config_file, args.opts, classes=classes)
     if pictures is None:
         pictures = dataset_pictures(cfg, args.pictures)
     probe = DynamicsProbe(

@@ -19,6 +19,7 @@ from rpanoptic.benchmarks.report import Row, read_csv, table, write_csv
 from rpanoptic.engine.check import check_run
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.earlier_run import numbered_aside
+from rpanoptic.engine.own_data import first_classes
 from rpanoptic.engine.weights_file import file_sha256, local_weights
 from rpanoptic.errors import ConfigError, UserError, naming
 from rpanoptic.evaluation.steps import evaluate_steps
@@ -308,5 +309,6 @@ def _evaluated(
 
 def _load(one: Checkpoint) -> nn.Module:
     model = build_model(one.cfg)
-    PanopticCheckpointer(model).load(one.weights, checkpointables=[], strict=True)
+    classes = first_classes(one.cfg.DATASETS.TEST)
+    PanopticCheckpointer(model, classes=classes).load(one.weights, checkpointables=[], strict=True)
     return model

@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from rpanoptic.config_files import find_config_file, list_config_files
-from rpanoptic.engine.checkpoint import PanopticCheckpointer
+from rpanoptic.data.panoptic_classes import ClassTable
+from rpanoptic.engine.checkpoint import PanopticCheckpointer, checkpoint_classes
 from rpanoptic.engine.setup import setup_config
 from rpanoptic.engine.weights_file import check_sha256, local_weights
 from rpanoptic.errors import CheckpointError, ConfigError
@@ -66,6 +67,11 @@ def get_config(name: str, trained: bool = False) -> Any:
         ConfigError: there is no such name.
         CheckpointError: ``trained``, but no weights are published.
     """
+    return _config(name, trained)
+
+
+def _config(name: str, trained: bool, classes: ClassTable | None = None) -> Any:
+    """As :func:`get_config`; the numbers of classes that a YAML leaves open are those given."""
     url = get_checkpoint_url(name) if trained else None
     file = get_config_file(name)
     if file.endswith(".py"):
@@ -73,7 +79,7 @@ def get_config(name: str, trained: bool = False) -> Any:
         if url is not None:
             lazy.train.init_checkpoint = url
         return lazy
-    cfg = setup_config(file)
+    cfg = setup_config(file, classes=classes)
     if url is not None:
         cfg.MODEL.WEIGHTS = url
     return cfg
@@ -98,7 +104,9 @@ def get(
         name: see :func:`get_config_file`.
         trained: take the published weights, after checking their SHA-256 where they are ours.
         device: such as "cpu"; None takes a GPU if there is one.
-        weights: your own file or URL, instead of the published and the config's; "" loads none.
+        weights: your own file or URL, instead of the published and the config's; "" loads none. The
+            model has as many classes as it says that it was trained on, unless the config says the
+            number.
         sha256: 64 hexadecimal digits that ``weights`` are checked by before they are loaded.
 
     Raises:
@@ -118,19 +126,25 @@ def get(
         raise CheckpointError("get(): sha256 is given, but no weights that it could check.")
     if device is not None:
         _check_device(device)
-    cfg = get_config(name, trained)
+    classes = None
+    if weights:
+        find_config_file(name)  # Before a file is fetched.
+        weights = local_weights(str(weights))
+        if sha256 is not None:
+            check_sha256(weights, sha256)
+        classes = checkpoint_classes(str(weights))
+    cfg = _config(name, trained, classes)
     if not isinstance(cfg, CfgNode) and "model" not in cfg:
         raise ConfigError(f"{name} describes no model: it is a part of other lazy configs.")
     if weights is not None:
-        source, strict = str(weights), True
+        file, strict = str(weights), True
     else:
         source = cfg.MODEL.WEIGHTS if isinstance(cfg, CfgNode) else _lazy_weights(cfg)
         strict = trained and name in PUBLISHED
-        sha256 = PUBLISHED[name].sha256 if strict else None
-    # Before a model is built, which takes longer than to see that its weights are not there.
-    file = str(local_weights(source)) if source else ""
-    if sha256 is not None:
-        check_sha256(Path(file), sha256)
+        # Before a model is built, which takes longer than to see that its weights are not there.
+        file = str(local_weights(source)) if source else ""
+        if strict:
+            check_sha256(Path(file), PUBLISHED[name].sha256)
     model = _build(cfg, device)
     PanopticCheckpointer(model).load(file, checkpointables=[], strict=strict)
     return model
