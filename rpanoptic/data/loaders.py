@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
@@ -99,14 +99,20 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> EvaluationLoader:
     contiguous and as equal as can be. The last batch of a process may be smaller, and so is any
     with a picture that the mapper cannot use: see :class:`EvaluationLoader`.
 
+    With ``TEST.AUG.ENABLED`` pictures that one of Detectron2's mappers reads, or ours of panoptic
+    datasets, come in their own size, for what augments them resizes them.
+
     Args:
-        cfg: a config; ``INPUT``, ``DATALOADER.NUM_WORKERS`` and ``RPANOPTIC.TEST_BATCH`` count.
+        cfg: a config; ``INPUT``, ``TEST.AUG.ENABLED``, ``DATALOADER.NUM_WORKERS`` and
+            ``RPANOPTIC.TEST_BATCH`` count.
         dataset_name: a registered dataset.
 
     Raises:
         ConfigError: ``RPANOPTIC.TEST_BATCH`` is below 1, or see :func:`build_mapper`.
         DatasetError: the dataset is missing or damaged.
     """
+    if cfg.TEST.AUG.ENABLED and issubclass(_mapper_of(dataset_name), DatasetMapper):
+        cfg = _without_resizing(cfg)
     mapper = build_mapper(cfg, [dataset_name], is_train=False)
     one_by_one = build_detection_test_loader(cfg, dataset_name, mapper=_Explicit(mapper))
     with naming("RPANOPTIC.TEST_BATCH"):
@@ -117,6 +123,14 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> EvaluationLoader:
             num_workers=one_by_one.num_workers,
             collate_fn=one_by_one.collate_fn,
         )
+
+
+def _without_resizing(cfg: CfgNode) -> CfgNode:
+    cfg = cfg.clone()
+    cfg.defrost()
+    # To ResizeShortestEdge 0 means no change.
+    cfg.INPUT.MIN_SIZE_TEST = 0
+    return cfg
 
 
 def _mapper_of(name: str) -> type:

@@ -64,7 +64,8 @@ def _check_narrowness(
         if not isinstance(resize, T.ResizeShortestEdge):
             continue
         side, longest = min(resize.short_edge_length), resize.max_size
-        if min(resize.get_output_shape(height, width, side, longest)) < 1:
+        # 0 leaves pictures as they are.
+        if side and min(resize.get_output_shape(height, width, side, longest)) < 1:
             raise DatasetError(
                 f"{path}: {width} x {height} pixels are too narrow: at the model's size, at most "
                 f"{longest} pixels long, no pixel is left of the shorter side."

@@ -71,7 +71,8 @@ class DynamicsProbe:
         self._steps = {name: _steps(name, block, steps) for name, block in self._blocks.items()}
         PanopticCheckpointer(model).load(weights, checkpointables=[], strict=True)
         model.eval()
-        self._predict = Predictor(cfg, model)
+        # Views of one picture would be counted as several pictures.
+        self._predict = Predictor(cfg, model, augment=False)
         self._samples = samples
         self._of_a_picture = -(-samples // pictures)
         self._inputs: dict[str, list[BlockInput]] = {name: [] for name in self._blocks}

@@ -16,6 +16,11 @@ from torch import nn
 
 from rpanoptic.engine.inputs import PictureError
 from rpanoptic.errors import ConfigError
+from rpanoptic.modeling.test_time_augmentation import (
+    AugmentedModel,
+    with_test_time_augmentation,
+)
+from rpanoptic.modeling.test_time_views import Views
 from rpanoptic.recurrent import RecurrentBlock, steps_at_test
 
 
@@ -23,12 +28,17 @@ class Predictor:
     """Applies a model to pictures as evaluation does: resized, one at a time, in eval mode.
 
     Args:
-        cfg: the config that built the model; ``INPUT`` is used.
+        cfg: the config that built the model; ``INPUT`` and ``TEST.AUG`` are used.
         model: a detection or panoptic model.
+        augment: whether to augment pictures where ``TEST.AUG.ENABLED`` says so.
+
+    Raises:
+        ConfigError: see :func:`with_test_time_augmentation`.
     """
 
-    def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
+    def __init__(self, cfg: CfgNode, model: nn.Module, *, augment: bool = True) -> None:
         self.model = model
+        self._augmented = with_test_time_augmentation(cfg, model) if augment else model
         self._to_bgr = cfg.INPUT.FORMAT == "BGR"
         self._resize = T.ResizeShortestEdge(
             [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST
@@ -48,12 +58,18 @@ class Predictor:
             PictureError: the picture is so narrow that nothing is left of it when it is resized.
         """
         with _evaluating(self.model):
-            return self.model([self._input(image)])[0]
+            if isinstance(self._augmented, AugmentedModel):
+                given = self._whole(image, self._augmented.views)
+            else:
+                given = self._input(image)
+            return self._augmented.eval()([given])[0]
 
     def masks_by_step(
         self, image: np.ndarray, steps: Sequence[int], *, threshold: float = 0.5, limit: int = 20
     ) -> dict[int, Instances]:
         """Detect once, then read the recurrent mask head after each number of steps.
+
+        Pictures are not augmented.
 
         Args:
             image: ``(H, W, 3)`` uint8, RGB.
@@ -90,16 +106,18 @@ class Predictor:
 
     def _input(self, image: np.ndarray) -> dict[str, Any]:
         height, width = image.shape[:2]
-        if self._to_bgr:
-            image = image[:, :, ::-1]
         resize = self._resize.get_transform(image)
-        if min(resize.new_h, resize.new_w) < 1:
-            raise PictureError(
-                f"{width} x {height} pixels are too narrow: at the model's size, at most "
-                f"{self._resize.max_size} pixels long, no pixel is left of the shorter side."
-            )
-        image = resize.apply_image(image)
+        _check_narrowness(image, (resize.new_h, resize.new_w), self._resize.max_size)
+        image = resize.apply_image(image[:, :, ::-1] if self._to_bgr else image)
         pixels = torch.as_tensor(image.astype("float32").transpose(2, 0, 1))
+        return {"image": pixels, "height": height, "width": width}
+
+    def _whole(self, image: np.ndarray, views: Views) -> dict[str, Any]:
+        """The picture in its own size, of which the views are made."""
+        height, width = image.shape[:2]
+        _check_narrowness(image, views.smallest(height, width), views.max_size)
+        image = image[:, :, ::-1] if self._to_bgr else image
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         return {"image": pixels, "height": height, "width": width}
 
 
@@ -108,6 +126,15 @@ def mask_recurrence(model: nn.Module) -> RecurrentBlock | None:
     head = getattr(getattr(model, "roi_heads", None), "mask_head", None)
     block = getattr(head, "recurrence", None)
     return block if isinstance(block, RecurrentBlock) else None
+
+
+def _check_narrowness(image: np.ndarray, resized: tuple[int, int], longest: int) -> None:
+    height, width = image.shape[:2]
+    if min(resized) < 1:
+        raise PictureError(
+            f"{width} x {height} pixels are too narrow: at the model's size, at most "
+            f"{longest} pixels long, no pixel is left of the shorter side."
+        )
 
 
 def _copy(found: Instances) -> Instances:

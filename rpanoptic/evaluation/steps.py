@@ -25,6 +25,7 @@ from rpanoptic.benchmarks.problem import seconds
 from rpanoptic.data import build_test_loader
 from rpanoptic.evaluation.build import build_evaluators
 from rpanoptic.evaluation.computed_once import outputs_by_step
+from rpanoptic.modeling.test_time_augmentation import with_test_time_augmentation
 from rpanoptic.recurrent.blocks import recurrent_blocks, steps_at_test
 
 
@@ -62,6 +63,9 @@ def evaluate_steps(
     steps are kept until they are judged. Times are not those of this pass: they are measured
     before it, on whole runs of the model.
 
+    With ``TEST.AUG.ENABLED`` all this is of the augmented model, and nothing is computed once for
+    several numbers of steps.
+
     Args:
         cfg: config of the model.
         model: the model.
@@ -74,6 +78,7 @@ def evaluate_steps(
         results in ascending order of the steps, each as soon as it is judged.
     """
     loader = build_test_loader(cfg, dataset)
+    model = with_test_time_augmentation(cfg, model)
     wanted: list[int | None] = [None]
     if recurrent_blocks(model):
         wanted = [*sorted(set(steps))]
@@ -112,6 +117,7 @@ def _evaluators(cfg: CfgNode, dataset: str, folder: str, count: int) -> Iterator
     cfg = cfg.clone()
     cfg.defrost()
     cfg.OUTPUT_DIR = folder
+    cfg.RPANOPTIC.KEEP_PREDICTIONS = False
     first = build_evaluators(cfg, dataset)
     for _ in range(count):
         # Ground truth is read once and shared; what an evaluator gathers, reset() makes anew.

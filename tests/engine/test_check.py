@@ -15,6 +15,7 @@ from rpanoptic.engine.check import (
     check_penalties,
     check_process_count,
     check_run,
+    check_settings,
 )
 from rpanoptic.errors import ConfigError, DatasetError
 from tests.engine.tiny import tiny_cfg
@@ -91,7 +92,6 @@ def test_sound_run_passes(tmp_path: Path, tiny_data: Path) -> None:
         ("MODEL.RECURRENT.CONVRNN.WIDTH", 0.5, r"CONVRNN\.WIDTH is set"),
         ("MODEL.RECURRENT.FPN.TOP_DOWN_KERNEL_SIZE", 2, r"FPN\.TOP_DOWN_KERNEL_SIZE must be odd"),
         ("MODEL.RECURRENT.RESNET.FEEDBACK_KERNEL_SIZE", -1, r"FEEDBACK_KERNEL_SIZE must be odd"),
-        ("TEST.AUG.ENABLED", True, r"TEST\.AUG\.ENABLED.*GeneralizedRCNNWithTTA.*detector\(\)"),
         ("RPANOPTIC.LOG_PERIOD", 0, r"LOG_PERIOD is 0; at least 1"),
         ("RPANOPTIC.TEST_BATCH", 0, r"TEST_BATCH is 0; at least 1"),
         ("SOLVER.CHECKPOINT_PERIOD", 0, r"SOLVER\.CHECKPOINT_PERIOD is 0; at least 1"),
@@ -105,6 +105,32 @@ def test_faults_found_before_anything_is_built(
     cfg = tiny_cfg(tmp_path, **changes)
     with pytest.raises(ConfigError, match=message):
         check_run(cfg)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("TEST.AUG.MIN_SIZES", (), r"TEST\.AUG\.MIN_SIZES is empty"),
+        ("TEST.AUG.MIN_SIZES", (64, 0), r"TEST\.AUG\.MIN_SIZES: .*at least 1, got 0"),
+        ("TEST.AUG.MAX_SIZE", 1100, r"TEST\.AUG\.MAX_SIZE is 1100: .* 1200 of"),
+        ("MODEL.META_ARCHITECTURE", "ImageClassifier", r"META_ARCHITECTURE ImageClassifier has no"),
+        ("MODEL.KEYPOINT_ON", True, r"MODEL\.KEYPOINT_ON"),
+    ],
+)
+def test_impossible_augmentation_is_found(
+    tmp_path: Path, tiny_data: Path, key: str, value: object, message: str
+) -> None:
+    options = {"TEST__AUG__ENABLED": True, key.replace(".", "__"): value}
+    if value == "ImageClassifier":
+        options["MODEL__BACKBONE__NAME"] = "build_convrnn_backbone"
+        options["MODEL__RECURRENT__MASK_HEAD__STEPS"] = 20  # the default: it has no such head
+    with pytest.raises(ConfigError, match=message):
+        check_settings(tiny_cfg(tmp_path, **options))
+
+
+def test_augmentation_that_is_not_enabled_is_not_looked_at(tmp_path: Path) -> None:
+    check_settings(tiny_cfg(tmp_path, TEST__AUG__MIN_SIZES=()))
+    check_settings(tiny_cfg(tmp_path, TEST__AUG__ENABLED=True))
 
 
 def test_unknown_dataset_names_close_ones(tmp_path: Path, tiny_data: Path) -> None:
