@@ -114,6 +114,11 @@ class PanopticMetadata(Metadata):
         self.build()
         return str(self.cache.sem_seg_root)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Else a namespace is copied and pickled by being built without arguments.
+        built = {key: getattr(self, key) for key in ("name", "cache", "class_table")}
+        return partial(type(self), **built), (), vars(self)
+
     def build(self) -> Inspection:
         """Derive what is missing or outdated; see :meth:`PanopticCache.build`.
 
@@ -160,7 +165,8 @@ def load_panoptic_records(name: str) -> list[dict[str, Any]]:
 
     They are in Detectron2's separated panoptic form, with ``pan_seg_file_name`` and
     ``segments_info`` (contiguous ids, ``isthing``) beside it, from which the ground truth can be
-    drawn. Pictures without annotation are left out.
+    drawn. Pictures without annotation are left out. Without a class of things there are no
+    "annotations": Detectron2 takes only pictures that have some, where any may have them.
 
     Raises:
         DatasetError: the files have a fault, or other classes than when they were registered.
@@ -185,20 +191,24 @@ def load_panoptic_records(name: str) -> list[dict[str, Any]]:
             }
             for segment in annotation["segments_info"]
         ]
-        records.append(
-            {
-                "file_name": str(source.image_root / image["file_name"]),
-                "image_id": image["id"],
-                "height": image["height"],
-                "width": image["width"],
-                "sem_seg_file_name": str(cache.sem_seg_root / png),
-                "pan_seg_file_name": str(source.panoptic_root / png),
-                "segments_info": segments,
-                "annotations": instances.get(image["id"], []),
-            }
-        )
+        record = {
+            "file_name": str(source.image_root / image["file_name"]),
+            "image_id": image["id"],
+            "height": image["height"],
+            "width": image["width"],
+            "sem_seg_file_name": str(cache.sem_seg_root / png),
+            "pan_seg_file_name": str(source.panoptic_root / png),
+            "segments_info": segments,
+        }
+        if things:
+            record["annotations"] = instances.get(image["id"], [])
+        records.append(record)
     if left_out := len(images) - len(records):
-        _logger.info(f"Dataset {name!r}: {left_out} pictures have no annotation, and are left out.")
+        have = "has" if left_out == 1 else "have"
+        _logger.info(
+            f"Dataset {name!r}: {left_out} of {len(images)} pictures {have} no annotation, and "
+            f"{'is' if left_out == 1 else 'are'} left out."
+        )
     return records
 
 
