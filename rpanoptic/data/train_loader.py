@@ -233,6 +233,9 @@ class TrainLoader:
 def build_train_loader(cfg: CfgNode, mapper: Mapper) -> TrainLoader:
     """The training data of a config, chosen and filtered as Detectron2 does it.
 
+    A panoptic picture that is void everywhere is left out too: a batch of such alone would have no
+    finite loss.
+
     With ``SEED`` below 0 a seed is drawn, the same for all processes, and logged.
 
     Args:
@@ -243,6 +246,7 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> TrainLoader:
         ConfigError: the sampler is unknown, or needs what the records lack; the batch cannot be
             divided among the processes; or pictures shall be grouped by shape in a dataset that
             does not tell their sizes.
+        DatasetError: all pictures are void.
     """
     seed = int(cfg.SEED)
     if seed < 0:
@@ -261,7 +265,7 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> TrainLoader:
             f"DATALOADER.SAMPLER_TRAIN: RepeatFactorTrainingSampler needs the {error.args[0]} of "
             "every picture, which the training sets do not have; take TrainingSampler."
         ) from error
-    listed = options["dataset"]
+    listed = _without_void(options["dataset"])
     wide = _wide(listed) if options["aspect_ratio_grouping"] else None
     records = DatasetFromList(listed, copy=False) if isinstance(listed, list) else listed
 
@@ -277,6 +281,18 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> TrainLoader:
         wide=wide,
         num_workers=options["num_workers"],
     )
+
+
+def _without_void(records: Any) -> Any:
+    """A list without the records of panoptic pictures in which no segment is labelled."""
+    if not isinstance(records, list):
+        return records
+    kept = [record for record in records if record.get("segments_info") != []]
+    if not kept:
+        raise DatasetError("no picture of DATASETS.TRAIN has a segment.")
+    if len(kept) < len(records):
+        logger.info("Pictures without any segment are left out: %d.", len(records) - len(kept))
+    return kept
 
 
 def _wide(records: Sequence[Record]) -> np.ndarray:

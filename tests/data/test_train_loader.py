@@ -218,6 +218,27 @@ def test_a_sampler_that_needs_annotations_is_refused_without_them(
         build_train_loader(cfg, with_random_numbers)
 
 
+@pytest.mark.parametrize("sampler", ["TrainingSampler", "RepeatFactorTrainingSampler"])
+def test_void_pictures_are_left_out(
+    cfg: CfgNode, caplog: pytest.LogCaptureFixture, sampler: str
+) -> None:
+    segments = [[], [{"id": 1}], [], [{"id": 2}], [{"id": 3}], [], [{"id": 4}]]
+    records = [
+        {**record, "segments_info": found} for record, found in zip(shapes(), segments, strict=True)
+    ]
+    DatasetCatalog[NAME] = lambda: records
+    cfg.DATALOADER.SAMPLER_TRAIN = sampler
+    cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
+    with caplog.at_level("INFO", logger="rpanoptic"):
+        seen = names(take(build_train_loader(cfg, with_random_numbers), 6))
+    assert {name for batch in seen for name in batch} == {"1.png", "3.png", "4.png", "6.png"}
+    assert "without any segment are left out: 3" in caplog.text
+    for record in records:
+        record["segments_info"] = []
+    with pytest.raises(DatasetError, match=r"no picture of DATASETS\.TRAIN has a segment"):
+        build_train_loader(cfg, with_random_numbers)
+
+
 def test_unknown_sampler_is_refused(cfg: CfgNode) -> None:
     cfg.DATALOADER.SAMPLER_TRAIN = "Sampler"
     with pytest.raises(ConfigError, match=r"SAMPLER_TRAIN: .*Sampler"):
