@@ -15,6 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from rpanoptic.arguments import at_least
+from rpanoptic.data.convert.classes_file import read_classes
+from rpanoptic.data.convert.coco_parts import ORDERS, Stuff, convert_coco_parts
+from rpanoptic.data.convert.panoptic_parts import (
+    NUMBERINGS,
+    panoptic_to_instances,
+    panoptic_to_semantic,
+)
 from rpanoptic.errors import UserError
 
 
@@ -63,8 +70,122 @@ def add_panoptic_inputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--panoptic-root", type=Path, required=True, metavar="DIR")
 
 
+def _add_from_coco(converters: Converters) -> None:
+    def convert(args: argparse.Namespace) -> Any:
+        stuff = None
+        if args.stuff is not None:
+            void = None if args.void is None else tuple(args.void)
+            stuff = Stuff(args.stuff, void, args.offset)
+        return convert_coco_parts(
+            args.output_json,
+            args.output_pngs,
+            instances=args.instances,
+            stuff=stuff,
+            classes=None if args.classes is None else read_classes(args.classes),
+            images=args.images,
+            order=args.order,
+            workers=args.workers,
+            overwrite=args.overwrite,
+        )
+
+    parser = converters.add(
+        "from-coco",
+        convert,
+        "COCO instances (polygons, RLE, crowds), stuff (JSON or label images), or both -> panoptic",
+    )
+    parser.add_argument("--instances", type=Path, metavar="FILE", help="COCO JSON of instances")
+    parser.add_argument(
+        "--stuff",
+        type=Path,
+        metavar="PATH",
+        help="COCO JSON of stuff segments, or folder of label images (8 or 16 bits, PNG or TIFF)",
+    )
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="all classes, as JSON, YAML or CSV with id, name, isthing; needed for label images",
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="the pictures, where no JSON names them"
+    )
+    parser.add_argument(
+        "--void",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="values of label images, or category ids of the stuff JSON, that are void or stand "
+        "for all things (default: in label images 0, 255 and 65535, unless they are classes)",
+    )
+    parser.add_argument(
+        "--offset",
+        type=int,
+        default=0,
+        metavar="N",
+        help="what is added to a value of a label image to get the category id (default: 0)",
+    )
+    parser.add_argument(
+        "--order",
+        choices=ORDERS,
+        default="area",
+        help="of instances that overlap: the smaller above the larger, and crowds below all; or "
+        "the later in the file above (default: area)",
+    )
+    add_panoptic_outputs(parser)
+
+
+def _add_to_instances(converters: Converters) -> None:
+    def convert(args: argparse.Namespace) -> str:
+        number = panoptic_to_instances(
+            args.panoptic_json,
+            args.panoptic_root,
+            args.output,
+            workers=args.workers,
+            overwrite=args.overwrite,
+        )
+        return f"{args.output}: {number} instances"
+
+    parser = converters.add(
+        "to-instances", convert, "panoptic -> COCO instances: the things, masks as RLE"
+    )
+    add_panoptic_inputs(parser)
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE")
+
+
+def _add_to_semantic(converters: Converters) -> None:
+    def convert(args: argparse.Namespace) -> str:
+        void, report = panoptic_to_semantic(
+            args.panoptic_json,
+            args.panoptic_root,
+            args.output,
+            numbering=args.numbering,
+            things=not args.stuff_only,
+            workers=args.workers,
+            overwrite=args.overwrite,
+        )
+        return f"{args.output}: {report}; void is {void}"
+
+    parser = converters.add(
+        "to-semantic", convert, "panoptic -> label images of the class of each pixel"
+    )
+    add_panoptic_inputs(parser)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--numbering",
+        choices=NUMBERINGS,
+        default="contiguous",
+        help="1, 2, ... in the order of classes.csv, and 0 for void; or category ids, and the "
+        "first of 0, 255 and 65535 that is none for void (default: contiguous)",
+    )
+    parser.add_argument("--stuff-only", action="store_true", help="things are void too")
+
+
 # What adds the subcommands, in the order of the help.
-_CONVERTERS: tuple[Callable[[Converters], None], ...] = ()
+_CONVERTERS: tuple[Callable[[Converters], None], ...] = (
+    _add_from_coco,
+    _add_to_instances,
+    _add_to_semantic,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
