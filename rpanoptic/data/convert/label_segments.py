@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,15 @@ class LabelRules:
     classes: ClassTable
     void: frozenset[int] = frozenset()
     without_instance: str = "crowd"
+
+    @classmethod
+    def of(
+        cls, classes: ClassTable, void: Iterable[int] | None, without_instance: str = "crowd"
+    ) -> LabelRules:
+        """Rules for a table of classes; without ``void``, 0, 255 and 65535, if no classes."""
+        if void is None:
+            void = {0, 255, 65535} - {one.id for one in classes.classes}
+        return cls(classes, frozenset(void), without_instance)
 
     @cached_property
     def _by_id(self) -> dict[int, PanopticClass]:
