@@ -7,10 +7,10 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -22,6 +22,8 @@ from rpanoptic.data.panoptic_format import VOID_LABEL, read_panoptic_png, read_p
 from rpanoptic.data.panoptic_json import load_panoptic_json
 from rpanoptic.data.paths import DATASETS_VARIABLE
 from rpanoptic.errors import DatasetError
+
+Item = TypeVar("Item")
 
 _logger = logging.getLogger(__name__)
 
@@ -49,9 +51,7 @@ def check_dataset(name: str, *, max_pngs: int | None = 256) -> None:
         DatasetError: the dataset has a fault.
         UserError: what else a ``check`` raises.
     """
-    if name not in DatasetCatalog:
-        raise DatasetError(f"There is no registered dataset {name!r}.{_known_names(name)}")
-    metadata = MetadataCatalog.get(name)
+    metadata = registered_metadata(name)
     if (check := metadata.get("check")) is not None:
         check(max_pngs)
         return
@@ -62,7 +62,7 @@ def check_dataset(name: str, *, max_pngs: int | None = 256) -> None:
     if "panoptic_json" in paths:
         _check_panoptic(name, metadata, paths, pictures)
     _check_files_exist(paths, pictures.values())
-    sample = _spread(list(pictures.values()), len(pictures) if max_pngs is None else max_pngs)
+    sample = evenly_spread(list(pictures.values()), len(pictures) if max_pngs is None else max_pngs)
     for picture in sample:
         _check_picture(name, metadata, paths, picture)
     if len(sample) < len(pictures):
@@ -73,6 +73,17 @@ def check_dataset(name: str, *, max_pngs: int | None = 256) -> None:
         )
     elif pictures:
         _logger.info(f"Dataset {name!r}: opened all {len(pictures)} pictures, without a fault.")
+
+
+def registered_metadata(name: str) -> Metadata:
+    """The metadata of a registered dataset.
+
+    Raises:
+        DatasetError: there is no dataset of this name; the message lists close names.
+    """
+    if name not in DatasetCatalog:
+        raise DatasetError(f"There is no registered dataset {name!r}.{_known_names(name)}")
+    return MetadataCatalog.get(name)
 
 
 def _known_names(name: str) -> str:
@@ -241,7 +252,7 @@ def _check_picture(
     """Open the files of one picture."""
     if "image_root" in paths:
         path = paths["image_root"] / picture.file_name
-        _check_size(path, _read_as_detectron2(path), picture)
+        _check_size(path, read_as_detectron2(path), picture)
     if "panoptic_root" in paths and picture.panoptic:
         path = paths["panoptic_root"] / picture.panoptic["file_name"]
         ids = read_panoptic_png(path)
@@ -266,8 +277,12 @@ def _check_picture(
             )
 
 
-def _read_as_detectron2(path: Path) -> np.ndarray:
-    """(H, W, 3), turned as the file's orientation tag says, which is what training sees."""
+def read_as_detectron2(path: Path) -> np.ndarray:
+    """The picture that training sees: (H, W, 3), RGB, turned as its EXIF orientation says.
+
+    Raises:
+        DatasetError: it cannot be read; the message names it.
+    """
     try:
         return read_image(str(path), format="RGB")
     except Exception as error:
@@ -293,10 +308,10 @@ def _warn_of_areas(path: Path, ids: np.ndarray, segments: Iterable[Mapping[str, 
             )
 
 
-def _spread(pictures: list[_Picture], count: int) -> list[_Picture]:
+def evenly_spread(pictures: Sequence[Item], count: int) -> list[Item]:
     """At most ``count`` of the pictures, evenly spread, first and last among them."""
     if len(pictures) <= count:
-        return pictures
+        return list(pictures)
     return [pictures[i] for i in np.linspace(0, len(pictures) - 1, count).round().astype(int)]
 
 

@@ -38,18 +38,23 @@ class Picture(NamedTuple):
     """An annotated picture of the JSON, small enough to be sent to another process.
 
     Attributes:
-        file_name: of the picture.
+        file_name: of the picture; None where the JSON has none.
         size: (width, height) in pixels; None where the JSON has no usable one.
         png: name of its panoptic PNG; None where it is no name, or leaves the folder.
         segments: those with a usable id, each id once.
         complete: whether these are all that the JSON lists.
     """
 
-    file_name: str
+    file_name: str | None
     size: tuple[int, int] | None
     png: str | None
     segments: tuple[Segment, ...]
     complete: bool
+
+    @property
+    def name(self) -> str:
+        """What messages about its segments call it."""
+        return self.png or self.file_name or "a picture without a name"
 
 
 @dataclass(frozen=True)
@@ -57,13 +62,14 @@ class Content:
     """What can be used of a panoptic JSON.
 
     Attributes:
-        categories: "isthing" by category id; True where it is unusable.
+        categories: the entries, ascending by id, with a name and a usable "isthing" (1 where it was
+            none), as :meth:`rpanoptic.data.panoptic_classes.ClassTable.from_categories` takes them.
         pictures: those with an annotation, in the order of the annotations.
         other_pictures: file names of images without one.
         counts: of all this; pixels are not yet known.
     """
 
-    categories: dict[int, bool]
+    categories: list[dict[str, Any]]
     pictures: list[Picture]
     other_pictures: list[str]
     counts: Counts
@@ -82,27 +88,33 @@ def read_content(path: Path, findings: Findings) -> Content:
         if not content[key]:
             findings.add("empty_list", key, "is empty")
     counts = Counts(classes=_classes(content["categories"], findings))
-    categories = {one.id: one.isthing for one in counts.classes}
+    things = {one.id: one.isthing for one in counts.classes}
     images = _by_id(content["images"], (int, str))
     annotations = _annotations(content["annotations"], images)
     _check_images(images, findings)
     _check_file_names(images.values(), "picture", findings)
     _check_file_names(annotations.values(), "panoptic PNG", findings)
     pictures = [
-        _picture(images[image_id], annotation, categories)
+        _picture(images[image_id], annotation, things)
         for image_id, annotation in annotations.items()
     ]
     without = [image for image_id, image in images.items() if image_id not in annotations]
     for image in without:
-        findings.add("not_annotated", _name(image), "has no annotation")
+        findings.add(
+            "not_annotated", _file_name(image) or f"image {image['id']}", "is not annotated"
+        )
     for picture in pictures:
-        _check_segments(picture, categories, findings)
+        _check_segments(picture, things, findings)
     _count(counts, images, pictures)
     missing = sum(one.area is None for picture in pictures for one in picture.segments)
     if missing:
         what = f"{missing} of {counts.segments} segments have no area"
         findings.add("missing_area", "annotations", what)
-    names = [image["file_name"] for image in without if isinstance(image.get("file_name"), str)]
+    entries = _by_id(content["categories"], (int,))
+    categories = [
+        {**entries[one.id], "name": one.name, "isthing": int(one.isthing)} for one in counts.classes
+    ]
+    names = [name for image in without if (name := _file_name(image)) is not None]
     return Content(categories, pictures, names, counts)
 
 
@@ -168,8 +180,8 @@ def _check_file_names(entries: Iterable[Mapping[str, Any]], what: str, findings:
     """
     seen = set()
     for entry in entries:
-        name = entry.get("file_name")
-        if not isinstance(name, str):
+        name = _file_name(entry)
+        if name is None:
             continue
         if name in seen:
             findings.add("duplicate_file_name", name, f"is the {what} of two entries")
@@ -179,7 +191,7 @@ def _check_file_names(entries: Iterable[Mapping[str, Any]], what: str, findings:
 
 
 def _picture(
-    image: Mapping[str, Any], annotation: Mapping[str, Any], categories: Mapping[int, bool]
+    image: Mapping[str, Any], annotation: Mapping[str, Any], things: Mapping[int, bool]
 ) -> Picture:
     png = annotation.get("file_name")
     entries = annotation.get("segments_info")
@@ -187,7 +199,7 @@ def _picture(
     segments = tuple(
         Segment(
             segment_id,
-            _known_category(segment, categories),
+            _known_category(segment, things),
             segment.get("iscrowd", 0) == 1,
             segment.get("area"),
             segment.get("bbox"),
@@ -195,7 +207,7 @@ def _picture(
         for segment_id, segment in usable.items()
     )
     return Picture(
-        file_name=_name(image),
+        file_name=_file_name(image),
         size=_size(image.get("width"), image.get("height")),
         png=png if is_inner_path(png) else None,
         segments=segments,
@@ -209,19 +221,19 @@ def _size(width: Any, height: Any) -> tuple[int, int] | None:
     return (width, height) if usable else None
 
 
-def _known_category(segment: Mapping[str, Any], categories: Mapping[int, bool]) -> int | None:
+def _known_category(segment: Mapping[str, Any], things: Mapping[int, bool]) -> int | None:
     category_id = segment.get("category_id")
-    return category_id if type(category_id) is int and category_id in categories else None
+    return category_id if type(category_id) is int and category_id in things else None
 
 
-def _name(image: Mapping[str, Any]) -> str:
-    """The file name, which may not be one."""
-    return str(image.get("file_name", f"image {image['id']}"))
+def _file_name(entry: Mapping[str, Any]) -> str | None:
+    name = entry.get("file_name")
+    return name if isinstance(name, str) else None
 
 
-def _check_segments(picture: Picture, categories: Mapping[int, bool], findings: Findings) -> None:
+def _check_segments(picture: Picture, things: Mapping[int, bool], findings: Findings) -> None:
     """What the JSON alone tells of a picture's segments."""
-    where = picture.png or picture.file_name
+    where = picture.name
     if picture.complete and not picture.segments:
         findings.add("no_segments", where, "has no segments")
     stuff: Counter[int] = Counter()
@@ -229,7 +241,7 @@ def _check_segments(picture: Picture, categories: Mapping[int, bool], findings: 
         if not 0 < segment.id <= LARGEST_SEGMENT_ID:
             what = "0 is void" if segment.id == 0 else f"they go from 1 to {LARGEST_SEGMENT_ID}"
             findings.add("segment_id_range", where, f"has a segment of id {segment.id}; {what}")
-        if segment.category_id is None or categories[segment.category_id]:
+        if segment.category_id is None or things[segment.category_id]:
             continue
         if segment.crowd:
             what = f"segment {segment.id} of category {segment.category_id} (stuff) is a crowd"

@@ -42,7 +42,7 @@ def inspect_panoptic(source: PanopticSource, *, workers: int, progress: bool = T
     findings = Findings()
     content = read_content(source.panoptic_json, findings)
     try:
-        with _shared_memory():
+        with _shared_memory() if workers > 1 else contextlib.nullcontext():
             results = map_in_processes(
                 partial(inspect_files, source=source),
                 content.pictures,
@@ -62,7 +62,10 @@ def inspect_panoptic(source: PanopticSource, *, workers: int, progress: bool = T
         [
             (
                 source.image_root,
-                [*(one.file_name for one in content.pictures), *content.other_pictures],
+                [
+                    *(one.file_name for one in content.pictures if one.file_name is not None),
+                    *content.other_pictures,
+                ],
                 "unlisted_picture",
             ),
             (
@@ -97,7 +100,7 @@ def _find_identical(
 ) -> None:
     first: dict[bytes, str] = {}
     for picture, result in zip(pictures, results, strict=True):
-        if not result.digest:
+        if not result.digest or picture.file_name is None:
             continue
         other = first.setdefault(result.digest, picture.file_name)
         if other != picture.file_name:

@@ -71,15 +71,15 @@ def inspect_files(picture: Picture, source: PanopticSource) -> FileResult:
         small, so that it can be sent to another process.
     """
     findings = Findings(most=_MOST_KEPT)
-    digest = b""
-    size = None
-    try:
-        data, image = _opened(source.image_root / picture.file_name, "picture")
-        digest = hashlib.blake2b(data, digest_size=16).digest()
-        size = _check_picture(picture, image, findings)
-        _decode(image, "picture", as_rgb=True)
-    except _Unusable as error:
-        findings.add(error.args[0], picture.file_name, error.args[1])
+    digest, size = b"", None
+    if picture.file_name is not None:
+        try:
+            data, image = _opened(source.image_root / picture.file_name, "picture")
+            digest = hashlib.blake2b(data, digest_size=16).digest()
+            size = _check_picture(picture.file_name, picture.size, image, findings)
+            _decode(image, "picture", as_rgb=True)
+        except _Unusable as error:
+            findings.add(error.args[0], picture.file_name, error.args[1])
     if picture.png is None:
         return FileResult(findings, digest, 0, 0, {})
     try:
@@ -159,18 +159,25 @@ def _by_stem(folder: Path) -> dict[str, list[str]]:
     return found
 
 
-def _check_picture(picture: Picture, image: Image.Image, findings: Findings) -> tuple[int, int]:
+def _check_picture(
+    where: str, expected: tuple[int, int] | None, image: Image.Image, findings: Findings
+) -> tuple[int, int]:
     """Compare a picture with the JSON.
+
+    Args:
+        where: its file name.
+        expected: (width, height) by the JSON; None if unknown.
+        image: not yet decoded.
+        findings: to add to.
 
     Returns:
         (width, height) when it is turned as its EXIF orientation says, as Detectron2 does.
     """
-    where = picture.file_name
     orientation = _orientation(image)
     turned = image.size[::-1] if orientation in _TURNED else image.size
-    if picture.size is not None and turned != picture.size:
-        what = _other_size(turned, picture.size, "the JSON")
-        if image.size == picture.size:
+    if expected is not None and turned != expected:
+        what = _other_size(turned, expected, "the JSON")
+        if image.size == expected:
             what += f", for its EXIF orientation {orientation} turns it"
             findings.add("picture_turned", where, what)
         else:
