@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,22 +112,15 @@ def export_panoptic(
         raise DatasetError(f"{panoptic_json}: has no annotations to convert.")
     jobs = list(zip(annotated, keys, content["annotations"], strict=True))
     export = partial(_export, panoptic_root=panoptic_root, write=prepare(classes))
-    new = not output.exists()
-    try:
-        with written_together(output, output / CLASSES_NAME) as unfinished:
-            notes = map_in_processes(
-                partial(export, folder=unfinished.folder),
-                jobs,
-                workers=workers,
-                description=output.name,
-                progress=progress,
-            )
-            write_classes(unfinished.file, classes)
-    except BaseException:
-        if new:
-            with contextlib.suppress(OSError):
-                output.rmdir()
-        raise
+    with written_together(output, output / CLASSES_NAME) as unfinished:
+        notes = map_in_processes(
+            partial(export, folder=unfinished.folder),
+            jobs,
+            workers=workers,
+            description=output.name,
+            progress=progress,
+        )
+        write_classes(unfinished.file, classes)
     return ExportReport(len(jobs), len(images) - len(jobs), sum_of_notes(notes))
 
 

@@ -7,11 +7,12 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from rpanoptic.data.panoptic_json import is_inner_path
 from rpanoptic.data.paths import written_whole
 from rpanoptic.errors import DatasetError
 
@@ -90,20 +91,54 @@ def written_together(folder: Path, file: Path) -> Iterator[Unfinished]:
     Raises:
         DatasetError: something cannot be written.
     """
+    with (
+        written_file(file) as unfinished_file,
+        _naming(folder),
+        _made_folder(folder.parent),
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as unfinished,
+    ):
+        yield Unfinished(Path(unfinished), unfinished_file)
+        file.unlink(missing_ok=True)
+        folder.mkdir(exist_ok=True)
+        _move_files(Path(unfinished), folder)
+
+
+@contextlib.contextmanager
+def written_file(file: Path) -> Iterator[Path]:
+    """Write a file, in a folder that is made if need be, so that it appears when it is complete.
+
+    Yields:
+        where to write meanwhile; removed after an error.
+
+    Raises:
+        DatasetError: something cannot be written.
+    """
+    with _naming(file), _made_folder(file.parent), written_whole(file) as unfinished:
+        yield unfinished
+
+
+@contextlib.contextmanager
+def _made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder and those above it; after an error those that are new and empty go again."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        for path in (folder, file):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            written_whole(file) as unfinished_file,
-            tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as unfinished,
-        ):
-            yield Unfinished(Path(unfinished), unfinished_file)
-            file.unlink(missing_ok=True)
-            folder.mkdir(exist_ok=True)
-            _move_files(Path(unfinished), folder)
+        yield
+    except BaseException:
+        for path in new:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _naming(place: Path) -> Iterator[None]:
+    """Turn an error of the system into one that names the place."""
+    try:
+        yield
     except OSError as error:
-        place = error.filename or folder
-        raise DatasetError(f"cannot write to {place}: {error.strerror or error}.") from error
+        named = error.filename or place
+        raise DatasetError(f"cannot write to {named}: {error.strerror or error}.") from error
 
 
 def _move_files(source: Path, target: Path) -> None:
@@ -147,13 +182,13 @@ def png_names(file_names: Iterable[str]) -> list[str]:
     names: dict[str, str] = {}
     made: list[str] = []
     for file_name in file_names:
-        path = PureWindowsPath(file_name)  # takes both kinds of slash for separators
-        if not path.name or path.anchor or ".." in path.parts or "\0" in file_name:
+        if not is_inner_path(file_name):
             raise DatasetError(
                 f"picture {file_name!r}: a picture's name is a path below the folder of the "
                 "pictures, without '..'."
             )
-        name = PurePosixPath(*path.parts).with_suffix(".png").as_posix()
+        # Takes both kinds of slash for separators.
+        name = PureWindowsPath(file_name).with_suffix(".png").as_posix()
         other = names.setdefault(name.casefold(), file_name)
         if len(names) == len(made):
             same = "is listed twice" if other == file_name else f"and {other!r} share {name!r}"
