@@ -10,7 +10,6 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
     COCOEvaluator,
-    COCOPanopticEvaluator,
     DatasetEvaluator,
     DatasetEvaluators,
     SemSegEvaluator,
@@ -19,21 +18,23 @@ from detectron2.evaluation import (
 from rpanoptic.errors import ConfigError, DatasetError
 from rpanoptic.evaluation.classification import ClassificationEvaluator
 from rpanoptic.evaluation.contours import ContourClassificationEvaluator, ContourEvaluator
+from rpanoptic.evaluation.panoptic import PanopticEvaluator
 from rpanoptic.modeling.outputs import outputs_of
 
 
 def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
     """Build all evaluators that a dataset's ``evaluator_type`` asks for and the model serves.
 
-    Their files go to ``OUTPUT_DIR/inference``.
+    Their files go to ``OUTPUT_DIR/inference``. Those of Detectron2 have the same names for each
+    dataset; ours begin with the dataset's.
 
     Args:
         cfg: config of the run.
         dataset_name: a registered dataset.
 
     Raises:
-        DatasetError: the dataset has no ``evaluator_type``, or one that is unknown; or it has
-            labels, and names no classes.
+        DatasetError: the dataset has no ``evaluator_type``, or one that is unknown; it has labels,
+            and names no classes; or its panoptic annotations cannot be read.
         ConfigError: panopticapi is needed and missing; or the model predicts nothing that the
             dataset has ground truth for.
     """
@@ -81,8 +82,7 @@ def check_evaluator_type(dataset_name: str) -> str:
 
     Raises:
         DatasetError: the dataset has none, or one that is unknown.
-        ConfigError: it is panoptic, and the module panopticapi is missing. Detectron2 would look
-            for it only when all pictures are done.
+        ConfigError: it is panoptic, and the module panopticapi is missing.
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind not in EVALUATORS:
@@ -125,7 +125,8 @@ def _semantic(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
 
 
 def _panoptic(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
-    return COCOPanopticEvaluator(dataset_name, folder)
+    keep = cfg.RPANOPTIC.KEEP_PREDICTIONS
+    return PanopticEvaluator(dataset_name, folder, keep_predictions=keep)
 
 
 def _contours(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, SemSegEvaluator
+from detectron2.evaluation import COCOEvaluator, SemSegEvaluator
 
 from rpanoptic.engine import setup_config
 from rpanoptic.errors import ConfigError, DatasetError
 from rpanoptic.evaluation import EVALUATORS, build_evaluators, check_evaluator_type
 from rpanoptic.evaluation.classification import ClassificationEvaluator
 from rpanoptic.evaluation.contours import ContourEvaluator
+from rpanoptic.evaluation.panoptic import PanopticEvaluator
 
 NAME = "test_build_evaluators"
 
@@ -28,6 +29,9 @@ def register(tmp_path: Path) -> Iterator[object]:
         DatasetCatalog.register(NAME, list)
         MetadataCatalog.get(NAME).set(
             json_file=str(json_file),
+            image_root=str(tmp_path),
+            panoptic_json=str(json_file),
+            panoptic_root=str(tmp_path),
             thing_classes=["dog"],
             stuff_classes=["things", "sky"],
             thing_dataset_id_to_contiguous_id={1: 0},
@@ -54,7 +58,7 @@ def register(tmp_path: Path) -> Iterator[object]:
         (
             "coco_panoptic_seg",
             "RecurrentPanopticFPN",
-            [SemSegEvaluator, COCOEvaluator, COCOPanopticEvaluator],
+            [SemSegEvaluator, COCOEvaluator, PanopticEvaluator],
         ),
         ("coco_panoptic_seg", "RetinaNet", [COCOEvaluator]),
         ("pathfinder_segmentation", "RecurrentSemanticSegmentor", [ContourEvaluator]),
@@ -106,6 +110,23 @@ def test_pictures_with_one_label_need_the_names_of_their_classes(register, tmp_p
     evaluator.process([given], [{"classification": logits}])
     assert evaluator.evaluate()["classification"]["top1"] == 100
     assert (tmp_path / "inference" / f"{NAME}_classification.json").is_file()
+
+
+def test_panoptic_predictions_are_kept_on_request(register, tmp_path: Path) -> None:
+    name = register("coco_panoptic_seg")
+    for keep in (False, True):
+        options = [
+            "MODEL.META_ARCHITECTURE",
+            "PanopticFPN",
+            "RPANOPTIC.KEEP_PREDICTIONS",
+            str(keep),
+        ]
+        cfg = setup_config(None, options, output_dir=tmp_path)
+        evaluator = build_evaluators(cfg, name)._evaluators[-1]
+        evaluator.process([], [])
+        evaluator.evaluate()
+        folder = tmp_path / "inference" / f"{NAME}_panoptic_predictions"
+        assert folder.is_dir() == folder.with_suffix(".json").is_file() == keep
 
 
 @pytest.mark.parametrize("kind", [None, "lvis"])
