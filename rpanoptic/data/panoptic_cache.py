@@ -115,8 +115,7 @@ class PanopticCache:
         manifest = self._read_manifest()
         if manifest is not None and manifest.json == _stamp(self.source.panoptic_json):
             return manifest.classes
-        content = load_panoptic_json(self.source.panoptic_json)
-        return ClassTable.from_categories(content["categories"])
+        return self._load()[0]
 
     def build(self) -> Inspection:
         """Derive what is missing or older than its source, once the dataset has no fault.
@@ -143,8 +142,8 @@ class PanopticCache:
                 return self._inspection_if_current() or self._derive()
         except LockException:
             raise DatasetError(
-                f"{self.folder}: another process has been deriving files for an hour. If it is "
-                "none of yours, delete the folder."
+                f"{self.folder}: another process has been deriving files for an hour. Start again "
+                "when it has ended."
             ) from None
         except OSError as error:
             raise DatasetError(
@@ -181,15 +180,16 @@ class PanopticCache:
             or manifest.pictures != _stamp(self._pictures)
         ):
             return None
+        sem_seg_root = self.sem_seg_root
         for png, (image, _, *stamps) in _read_json(self._pictures).items():
-            made = _stamp(self.sem_seg_root / png)
+            made = _stamp(sem_seg_root, png)
             # Where a machine failed, a file may be there and empty.
             if stamps != self._stamps(png, image) or made is None or made[0] == 0:
                 return None
         return manifest.inspection
 
     def _stamps(self, png: str, image: str) -> list[_Stamp]:
-        return [_stamp(self.source.panoptic_root / png), _stamp(self.source.image_root / image)]
+        return [_stamp(self.source.panoptic_root, png), _stamp(self.source.image_root, image)]
 
     def _derive(self) -> Inspection:
         source = self.source
@@ -197,10 +197,11 @@ class PanopticCache:
         _logger.info(f"Looking through {source.panoptic_json}, and deriving {self.folder} from it")
         # What changes from here on is newer than what is written down, and seen by the next call.
         json_stamp = _stamp(source.panoptic_json)
+        classes, content = self._load()
+        pictures = self._describe(content)
+        del content  # The inspection has its own.
         inspection = inspect_panoptic(source, workers=_workers())
         _raise_errors(inspection)
-        content = load_panoptic_json(source.panoptic_json)
-        pictures = self._describe(content)
         before = _read_json(self._pictures)
         self._manifest.unlink(missing_ok=True)
         self.instances_json.unlink(missing_ok=True)
@@ -223,7 +224,7 @@ class PanopticCache:
                 "json": json_stamp,
                 "pictures": _stamp(self._pictures),
                 "instances": _stamp(self.instances_json),
-                "classes": ClassTable.from_categories(content["categories"]).to_dict(),
+                "classes": classes.to_dict(),
                 "inspection": inspection.to_dict(),
             },
         )
@@ -233,25 +234,36 @@ class PanopticCache:
         )
         return inspection
 
+    def _load(self) -> tuple[ClassTable, dict[str, Any]]:
+        """The classes and the content of the panoptic JSON."""
+        path = self.source.panoptic_json
+        try:
+            content = load_panoptic_json(path)
+        except DatasetError as error:
+            raise DatasetError(f"{error} {_how_to_list(self.source)}") from None
+        try:
+            return ClassTable.from_categories(content["categories"]), content
+        except DatasetError as error:
+            raise DatasetError(f"{path}: {error}") from None
+
     def _describe(self, content: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Each panoptic PNG's picture and all that its derived files depend on."""
         images = {image["id"]: image for image in content["images"]}
-        categories = [[one["id"], bool(one["isthing"])] for one in content["categories"]]
+        categories = sorted([one["id"], bool(one["isthing"])] for one in content["categories"])
+        common = hashlib.sha256(json.dumps([VERSION, categories]).encode())
         pictures = {}
         for annotation in content["annotations"]:
             image, png = images[annotation["image_id"]], annotation["file_name"]
-            entry = [VERSION, sorted(categories), image, annotation]
-            digest = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
+            digest = common.copy()
+            digest.update(json.dumps([image, annotation], sort_keys=True).encode())
             name = image["file_name"]
-            pictures[png] = [name, digest, *self._stamps(png, name)]
+            pictures[png] = [name, digest.hexdigest()[:16], *self._stamps(png, name)]
         return pictures
 
     def _relative_source(self) -> dict[str, str]:
         """The source's paths from the folder, so that both may be moved together."""
         folder = self.folder.resolve()
-        return {
-            key: os.path.relpath(path.resolve(), folder) for key, path in vars(self.source).items()
-        }
+        return {key: _relative(path.resolve(), folder) for key, path in vars(self.source).items()}
 
     def _refuse_other_source(self) -> None:
         """Two datasets in one folder would overwrite each other, even during a training."""
@@ -281,6 +293,10 @@ def count_of(inspection: Inspection, severity: Severity) -> int:
     )
 
 
+def _how_to_list(source: PanopticSource) -> str:
+    return f"To list all that is wrong: {check_command(source)}"
+
+
 def _raise_errors(inspection: Inspection) -> None:
     if not inspection.errors:
         return
@@ -288,8 +304,7 @@ def _raise_errors(inspection: Inspection) -> None:
     count = count_of(inspection, "error")
     raise DatasetError(
         f"{inspection.source.panoptic_json}: {count} error{'s' * (count > 1)} in the dataset. "
-        f"{'; '.join(first[:_NAMED_FINDINGS])}. To list them all: "
-        f"{check_command(inspection.source)}"
+        f"{'; '.join(first[:_NAMED_FINDINGS])}. {_how_to_list(inspection.source)}"
     )
 
 
@@ -298,12 +313,20 @@ def _workers() -> int:
     return 1 if multiprocessing.current_process().daemon else os.cpu_count() or 1
 
 
-def _stamp(path: Path) -> _Stamp:
+def _stamp(folder: Path, name: str = "") -> _Stamp:
     try:
-        status = path.stat()
+        # A hundred thousand names: joining Paths would take longer than asking the disk.
+        status = os.stat(os.path.join(folder, name) if name else folder)  # noqa: PTH116, PTH118
     except OSError:
         return None
     return [status.st_size, status.st_mtime_ns]
+
+
+def _relative(path: Path, folder: Path) -> str:
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:  # Nothing leads from one drive of Windows to another.
+        return str(path)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

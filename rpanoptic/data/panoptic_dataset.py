@@ -63,7 +63,7 @@ def register_panoptic(
     if not ours and (name in DatasetCatalog or (known is not None and len(vars(known)) > 1)):
         raise DatasetError(f"there is another dataset of the name {name!r}; choose a new name.")
     same = ours and known.cache.same_files(derived)
-    if ours and not same and not replace:
+    if ours and name in DatasetCatalog and not (same or replace):
         raise DatasetError(
             f"dataset {name!r} is registered with other files: "
             f"{listed(list(vars(known.cache.source).values()), most=3)}, and {known.cache.folder} "

@@ -340,7 +340,17 @@ def test_a_missing_file_or_folder_is_named(derived_set: ForeignSet, missing: int
 def test_a_file_that_is_no_panoptic_json_is_named(derived_set: ForeignSet, tmp_path: Path) -> None:
     wrong = tmp_path / "instances.json"
     wrong.write_text('{"images": [], "categories": []}')
-    with pytest.raises(DatasetError, match=r"instances.json: no COCO panoptic JSON"):
+    with pytest.raises(
+        DatasetError, match=r"instances.json: no COCO panoptic JSON .*check_dataset"
+    ):
+        register_panoptic(NAME, derived_set[0], wrong, derived_set[2])
+
+
+def test_too_many_classes_are_told_with_their_file(derived_set: ForeignSet, tmp_path: Path) -> None:
+    wrong = tmp_path / "many.json"
+    categories = [{"id": number, "isthing": 0} for number in range(255)]
+    wrong.write_text(json.dumps({"categories": categories, "images": [], "annotations": []}))
+    with pytest.raises(DatasetError, match=r"many.json: 255 stuff classes"):
         register_panoptic(NAME, derived_set[0], wrong, derived_set[2])
 
 
