@@ -225,7 +225,7 @@ def test_the_commands(tiny, tmp_path, capsys):
     made = PanopticSource(tmp_path, tmp_path / "made.json", tmp_path / "made")
     command = [
         *("from-coco", "--instances", str(instances), "--stuff", str(maps)),
-        *("--classes", str(maps / "classes.csv"), "--workers", "1"),
+        *("--classes", str(maps / "classes.csv"), "--workers", "2"),
         *("--output-json", str(made.panoptic_json)),
         *("--output-pngs", str(made.panoptic_root)),
     ]
