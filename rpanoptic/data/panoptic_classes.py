@@ -153,14 +153,15 @@ class ClassTable:
         Labels are compared by their names, not by ids in files or colours.
 
         Returns:
-            "3 things in the one and 4 in the other", or "thing 2 is 'cup' in the one and 'can' in
-            the other", whatever comes first; stuff is counted without the label of all things.
+            "3 kinds of things in the one, 4 in the other", or "thing 2 is 'cup' in the one and
+            'can' in the other", whatever comes first; stuff is counted without the label of all
+            things.
         """
         pairs = (("thing", self.things, other.things), ("stuff", self.stuff, other.stuff))
         for kind, ours, theirs in pairs:
             if len(ours) != len(theirs):
-                plural = "things" if kind == "thing" else "stuff classes"
-                return f"{len(ours)} {plural} in the one and {len(theirs)} in the other"
+                plural = "things" if kind == "thing" else kind
+                return f"{len(ours)} kinds of {plural} in the one, {len(theirs)} in the other"
             for number, (one, another) in enumerate(zip(ours, theirs, strict=True)):
                 if one.name != another.name:
                     label = number + (kind == "stuff")
