@@ -25,7 +25,7 @@ from rpanoptic.data.convert.label_files import (
     only_file,
     read_label_image,
 )
-from rpanoptic.data.convert.label_segments import LabelRules
+from rpanoptic.data.convert.label_segments import USUAL_VOID, LabelRules
 from rpanoptic.data.convert.write import ConversionReport, SegmentedPicture, write_panoptic
 from rpanoptic.data.panoptic_classes import ClassTable
 from rpanoptic.data.panoptic_format import panoptic_rgb
@@ -184,8 +184,7 @@ def panoptic_to_label_images(
         panoptic_json: annotations in the COCO panoptic format.
         panoptic_root: folder of the PNGs that the JSON names.
         output: folder to write to.
-        void: the class of void; by default the first of 255, 0 and 65535 that no class has, or
-            with ``divisor``, which makes it large, of 0, 255 and 65535.
+        void: the class of void; by default the first of 0, 255 and 65535 that no class has.
         divisor: write one image with class * divisor + instance.
         extension: ".png" or ".tif".
         workers: number of processes.
@@ -225,8 +224,7 @@ def panoptic_to_label_images(
 def _writer(classes: ClassTable, void: int | None, divisor: int | None, extension: str) -> _Writer:
     ids = {one.id for one in classes.classes}
     if void is None:
-        candidates = (255, 0, 65535) if divisor is None else (0, 255, 65535)
-        void = next((one for one in candidates if one not in ids), max(ids) + 1)
+        void = next((one for one in USUAL_VOID if one not in ids), max(ids) + 1)
     if void in ids:
         raise DatasetError(f"void cannot be {void}, which is a class.")
     if min(ids | {void}) < 0:

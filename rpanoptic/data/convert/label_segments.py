@@ -18,6 +18,8 @@ from rpanoptic.errors import DatasetError
 #: What becomes of the pixels of a thing that no instance has: one crowd segment of their class,
 #: one ordinary segment of their class, void, or an error.
 WITHOUT_INSTANCE = ("crowd", "segment", "void", "error")
+#: What often stands for void in label images of 8 and 16 bits.
+USUAL_VOID = (0, 255, 65535)
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ class LabelRules:
     def of(
         cls, classes: ClassTable, void: Iterable[int] | None, without_instance: str = "crowd"
     ) -> LabelRules:
-        """Rules for a table of classes; without ``void``, 0, 255 and 65535, if no classes."""
+        """Rules for a table of classes; without ``void``, :data:`USUAL_VOID`, if no classes."""
         if void is None:
-            void = {0, 255, 65535} - {one.id for one in classes.classes}
+            void = set(USUAL_VOID) - {one.id for one in classes.classes}
         return cls(classes, frozenset(void), without_instance)
 
     @cached_property
