@@ -27,6 +27,8 @@ _MAX_SIDE = 2 * _CELL_WIDTH
 # What fits above a cell.
 _MAX_HEADING = 42
 _NOTHING = 225
+# Height of a cell by its width, at most; a long and narrow picture gets margins.
+_MOST_PROPORTION = 1.5
 
 
 def draw_preview(
@@ -74,9 +76,11 @@ def _kinds(inspection: Inspection) -> dict[str, list[str]]:
     """The kinds of errors and warnings by the file that has them."""
     found: dict[str, list[str]] = {}
     for finding in (*inspection.errors, *inspection.warnings):
-        kinds = found.setdefault(finding.where, [])
-        if finding.kind not in kinds:
-            kinds.append(finding.kind)
+        # A file's name, or a place in its annotation: "segment 5 of a.png".
+        for word in {finding.where, *(part.strip("():") for part in finding.where.split())}:
+            kinds = found.setdefault(word, [])
+            if finding.kind not in kinds:
+                kinds.append(finding.kind)
     return found
 
 
@@ -99,7 +103,10 @@ def _drawn(picture: Picture, source: PanopticSource, metadata: Metadata) -> np.n
     if ids is None or ids.shape != image.shape[:2]:
         ids = np.zeros(image.shape[:2], dtype=np.uint32)
     image, ids = _shrunk(image, ids)
-    return draw_panoptic(image, ids.astype(np.int64), _segments(picture, metadata), metadata)
+    drawn = draw_panoptic(image, ids.astype(np.int64), _segments(picture, metadata), metadata)
+    height, width = drawn.shape[:2]
+    margin = max(0, round((height / _MOST_PROPORTION - width) / 2))
+    return np.pad(drawn, ((0, 0), (margin, margin), (0, 0)), constant_values=255)
 
 
 def _read(root: Path, name: str | None, read: Callable[[Path], np.ndarray]) -> np.ndarray | None:

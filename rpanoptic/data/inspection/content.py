@@ -101,7 +101,7 @@ def read_content(path: Path, findings: Findings) -> Content:
     without = [image for image_id, image in images.items() if image_id not in annotations]
     for image in without:
         findings.add(
-            "not_annotated", _file_name(image) or f"image {image['id']}", "is not annotated"
+            "not_annotated", _file_name(image) or f"image {image['id']}", "has no annotation, and is left out"
         )
     for picture in pictures:
         _check_segments(picture, things, findings)

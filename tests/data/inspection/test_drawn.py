@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+
+from rpanoptic.data.inspection.drawn import bbox_differs, drawn_segments
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (7, 5), (30, 40)])
+@pytest.mark.parametrize("number", [1, 3, 50])
+def test_areas_and_boxes_are_those_of_the_pixels(shape, number):
+    generator = np.random.default_rng(number)
+    ids = generator.integers(0, 256**3, number)[generator.integers(0, number, shape)]
+    drawn = drawn_segments(ids.astype(np.uint32))
+    assert drawn.keys() == set(ids.ravel().tolist())
+    for segment_id, (area, bbox) in drawn.items():
+        rows, columns = np.nonzero(ids == segment_id)
+        x, y = columns.min(), rows.min()
+        assert area == len(rows)
+        assert bbox == (x, y, columns.max() - x + 1, rows.max() - y + 1)
+
+
+def test_a_segment_that_goes_round_the_edge_is_two_runs():
+    ids = np.array([[1, 1, 2], [2, 1, 1]])
+    assert drawn_segments(ids) == {1: (4, (0, 0, 3, 2)), 2: (2, (0, 0, 3, 2))}
+
+
+@pytest.mark.parametrize(
+    ("claimed", "differs"),
+    [
+        ([2, 3, 10, 20], False),
+        ([2.4, 3, 9.5, 19], False),
+        ([2, 3, 12, 20], True),
+        ([0, 3, 10, 20], True),
+        ([2, 3, 10], True),
+        ([2, 3, 10, True], True),
+        ([2, 3, 10, float("inf")], True),
+        (None, True),
+        ({"x": 2}, True),
+    ],
+)
+def test_boxes_are_compared_by_their_edges(claimed, differs):
+    assert bbox_differs(claimed, (2, 3, 10, 20)) is differs
