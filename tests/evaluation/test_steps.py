@@ -16,6 +16,7 @@ from torch import nn
 from rpanoptic.engine import Trainer
 from rpanoptic.evaluation import steps as under_test
 from rpanoptic.evaluation.steps import StepResult, evaluate_steps
+from rpanoptic.recurrent import steps_at_test
 from tests.engine.tiny import tiny_cfg, tiny_data, tiny_datasets
 
 __all__ = ["tiny_data", "tiny_datasets"]
@@ -87,6 +88,22 @@ def test_the_evaluators_of_the_dataset(tiny_data: Path, tmp_path: Path) -> None:
     # The semantic head is not recurrent: three steps, as in training, or two.
     assert one.metrics["sem_seg/mIoU"] == expected["sem_seg/mIoU"] > 0
     assert one.seconds is None
+
+
+def test_augmented_pictures(tiny_data: Path, tmp_path: Path, areas: None) -> None:
+    """Blocks then see other drives within a number of steps, so nothing may be recalled."""
+    views = {"TEST__AUG__ENABLED": True, "TEST__AUG__MIN_SIZES": (64, 96)}
+    cfg, model = tiny_model(tmp_path, **views)
+    areas_by_steps = []
+    for one in evaluate_steps(cfg, model, SET, [1, 4], timed_pictures=1):
+        with steps_at_test(model, one.steps):
+            expected = Trainer.test(cfg, model, [MaskArea()])["masks"]
+        assert one.metrics == {name: expected[name.removeprefix("masks/")] for name in one.metrics}
+        assert one.seconds is not None and one.seconds > 0
+        areas_by_steps.append(one.metrics["masks/area"])
+    cfg.TEST.AUG.ENABLED = False
+    without = next(evaluate_steps(cfg, model, SET, [1], timed_pictures=0))
+    assert len({*areas_by_steps, without.metrics["masks/area"]}) == 3
 
 
 def test_without_recurrence_there_is_one_result(
