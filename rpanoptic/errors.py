@@ -47,6 +47,10 @@ class NonFiniteError(UserError, FloatingPointError):
     """A loss or a gradient of a training became infinite or not a number."""
 
 
+class EvaluationError(UserError, RuntimeError):
+    """An evaluation of a dataset fails, by an error that is none of the others."""
+
+
 class LaunchError(UserError, RuntimeError):
     """The processes of a run were asked for in a way that cannot be, or did not meet."""
 

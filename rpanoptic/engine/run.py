@@ -18,6 +18,7 @@ from torch import nn
 
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.deterministic import make_deterministic
+from rpanoptic.engine.dry_run import dry_run
 from rpanoptic.engine.earlier_run import set_earlier_run_aside
 from rpanoptic.engine.own_data import first_classes, register_own_data
 from rpanoptic.engine.pictures import draw_predictions
@@ -49,6 +50,7 @@ def run(
     Raises:
         CheckpointError: weights are missing or do not fit.
         ConfigError: a part of the model refuses its settings.
+        UserError: see :func:`rpanoptic.engine.dry_run.dry_run`.
     """
     if cfg.RPANOPTIC.DETERMINISTIC:
         make_deterministic(cfg)
@@ -88,6 +90,8 @@ def _train(
     if resume and not trainer.checkpointer.last_checkpoint():
         logger.warning("--resume: %s holds no checkpoint, so this starts anew.", cfg.OUTPUT_DIR)
     trainer.resume_or_load(resume=resume)
+    if cfg.RPANOPTIC.DRY_RUN:
+        dry_run(cfg, trainer.judged)
     results = trainer.train()
     return trainer.judged, results
 
