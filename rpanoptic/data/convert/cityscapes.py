@@ -151,7 +151,9 @@ def panoptic_to_cityscapes(
 
 def _writer(classes: ClassTable, *, void: int, suffixes: LabelSuffixes) -> _Writer:
     if not 0 <= void < DIVISOR or void in {one.id for one in classes.classes}:
-        raise DatasetError(f"void cannot be {void}: below {DIVISOR}, and no class.")
+        raise DatasetError(
+            f"void cannot be {void}: it must be from 0 to {DIVISOR - 1}, and no class."
+        )
     for one in classes.classes:
         least, most = (1, _MOST // DIVISOR - 1) if one.isthing else (0, DIVISOR - 1)
         if not least <= one.id <= most:

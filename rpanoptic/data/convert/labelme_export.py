@@ -137,7 +137,10 @@ class _Writer:
         parts = []
         for segment in picture.segments:
             mask = (picture.ids == segment["id"]).astype(np.uint8)
-            outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+            # RETR_EXTERNAL would leave out a part that lies in a hole of another of its segment.
+            found, levels = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+            parents = levels[0, :, 3].tolist()
+            outlines = [one for one, parent in zip(found, parents, strict=True) if parent < 0]
             # Things of several parts are held together by the number of the group.
             group = segment["id"] if len(outlines) > 1 else None
             for outline in outlines:

@@ -121,10 +121,10 @@ def parse_shape(place: int, entry: Any) -> Shape:
     if group is not None and type(group) is not int:
         raise ValueError(f"must have a whole number or null as 'group_id', got {group!r}")
     kind = entry.get("shape_type") or "polygon"  # which old files leave out
+    if not isinstance(kind, str) or kind not in (*_POINTS, *_NO_AREA):
+        raise ValueError(f"has the unknown 'shape_type' {kind!r}; known: {', '.join(_POINTS)}")
     if kind in _NO_AREA:
         return Shape(place, label, kind, (), group, False, "")
-    if kind not in _POINTS:
-        raise ValueError(f"has the unknown 'shape_type' {kind!r}; known: {', '.join(_POINTS)}")
     points = entry.get("points")
     if not isinstance(points, list) or not all(_is_point(point) for point in points):
         raise ValueError(
