@@ -6,9 +6,11 @@
     python tools/train_net.py --config-file CONFIG --deterministic
     python tools/train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS model_final.pth
     python tools/train_net.py --config-file CONFIG --num-gpus 8
+    python tools/train_net.py --config-file CONFIG --train-data IMAGES JSON PNGS
     torchrun --nproc-per-node 8 tools/train_net.py --config-file CONFIG
 
-Without a GPU it runs on the CPU, and --num-gpus then counts processes.
+IMAGES JSON PNGS are panoptic data of your own: folder of the pictures, COCO panoptic JSON, folder
+of its PNGs. Without a GPU it runs on the CPU, and --num-gpus then counts processes.
 """
 
 from __future__ import annotations

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import build_model
 
 from rpanoptic import model_zoo
+from rpanoptic.data.panoptic_classes import ClassTable
 from rpanoptic.engine import setup_config
 from rpanoptic.engine.weights_file import file_sha256
 from rpanoptic.errors import CheckpointError, ConfigError
@@ -51,6 +53,17 @@ def test_weights_of_a_file_are_loaded(weights: Path) -> None:
     found = model.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_weights_bring_their_classes(tmp_path: Path) -> None:
+    entries = [{"id": number, "isthing": number < 2} for number in range(5)]
+    classes = ClassTable.from_categories(entries)
+    cfg = setup_config(CONFIGS / OURS, ["MODEL.DEVICE", "cpu"], classes=classes)
+    file = tmp_path / "model_final.pth"
+    torch.save({"model": build_model(cfg).state_dict(), "classes": classes.to_dict()}, file)
+    model = model_zoo.get(OURS, device="cpu", weights=file)
+    assert model.roi_heads.num_classes == 2
+    assert model.sem_seg_head.predictor.out_channels == 4
 
 
 def test_other_weights_than_meant_are_refused_before_anything_is_built(

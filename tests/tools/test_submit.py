@@ -56,6 +56,28 @@ def test_command_line_is_divided(
     assert not hasattr(job, "waited")
 
 
+def test_data_of_one_s_own_are_looked_for_on_the_machines_of_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job gets the words; what is not there yet, or not here, stops nothing before it."""
+    queued: list[Any] = []
+
+    class Executor:
+        def __init__(self, *args: Any, **options: Any) -> None: ...
+
+        def update_parameters(self, **options: Any) -> None: ...
+
+        def submit(self, job: Any) -> Job:
+            queued.append(job)
+            return Job()
+
+    monkeypatch.setattr("submitit.AutoExecutor", Executor)
+    paths = ["absent/photos", "absent/panoptic.json", "absent/masks"]
+    run = ["--config-file", str(TINY_CONFIG), "--train-data", *paths, "OUTPUT_DIR", str(tmp_path)]
+    assert submit.main(["--cluster", "local", "--", *run]) == 0
+    assert queued[0].args.train_data == [paths]
+
+
 @pytest.mark.parametrize(("error", "status"), [(None, 0), (RuntimeError("stopped"), 1)])
 def test_waiting_tells_how_the_job_ended(
     queued: list[Any],
