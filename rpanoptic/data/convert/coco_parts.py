@@ -26,7 +26,7 @@ from rpanoptic.data.convert.label_files import (
     read_label_image,
     shown_size,
 )
-from rpanoptic.data.convert.label_segments import LabelRules
+from rpanoptic.data.convert.label_segments import USUAL_VOID, LabelRules
 from rpanoptic.data.convert.outputs import png_names
 from rpanoptic.data.convert.write import (
     ConversionReport,
@@ -40,8 +40,6 @@ from rpanoptic.recurrent.checks import check_choice
 
 #: Which of two instances that overlap is on top.
 ORDERS = ("area", "file")
-#: What often stands for void in label images of 8 and 16 bits.
-USUAL_VOID = (0, 255, 65535)
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ import numpy as np
 from PIL import Image
 
 from rpanoptic.data.coco_panoptic import instances_content, read_segment_ids, thing_annotations
-from rpanoptic.data.convert.coco_parts import USUAL_VOID
 from rpanoptic.data.convert.export import (
     AnnotatedPicture,
     ExportReport,
     export_panoptic,
     new_file,
 )
+from rpanoptic.data.convert.label_segments import USUAL_VOID
 from rpanoptic.data.convert.outputs import check_outputs, write_json, written_file
 from rpanoptic.data.panoptic_classes import ClassTable
 from rpanoptic.data.panoptic_json import load_panoptic_json
