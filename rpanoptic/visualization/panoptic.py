@@ -232,7 +232,8 @@ def _write_label(visualizer: Visualizer, mask: np.ndarray, text: str, color: Col
     y = float(np.clip(row - line / 2, 1, max(1.0, height - 1.4 * line)))
     # Half way to white: legible on the black behind it, and still of its class.
     tint = tuple((1 + value) / 2 for value in color)
-    visualizer.draw_text(text, (x, y), font_size=points, color=tint)
+    # Between two dollars Matplotlib would look for a formula.
+    visualizer.draw_text(text.replace("$", r"\$"), (x, y), font_size=points, color=tint)
 
 
 def _to_bitmask(segmentation: Any, shape: tuple[int, int]) -> np.ndarray:

@@ -13,7 +13,7 @@ from detectron2.data.catalog import Metadata
 from rpanoptic.data.check import evenly_spread, read_as_detectron2
 from rpanoptic.data.inspection import Inspection
 from rpanoptic.data.inspection.content import Picture, read_content
-from rpanoptic.data.inspection.findings import Findings
+from rpanoptic.data.inspection.findings import Findings, printable
 from rpanoptic.data.panoptic_classes import ClassTable
 from rpanoptic.data.panoptic_format import read_panoptic_png
 from rpanoptic.data.panoptic_source import PanopticSource
@@ -59,8 +59,8 @@ def draw_preview(
     shown = faulty + (evenly_spread(rest, pictures - len(faulty)) if len(faulty) < pictures else [])
     if not shown:
         return None
-    tables = ClassTable.from_categories(content.categories).metadata()
-    metadata = Metadata().set(**tables)
+    categories = [{**one, "name": printable(one["name"])} for one in content.categories]
+    metadata = Metadata().set(**ClassTable.from_categories(categories).metadata())
     bands = []
     for start in range(0, len(shown), columns):
         row = shown[start : start + columns]
@@ -90,7 +90,8 @@ def _names(picture: Picture) -> set[str]:
 
 def _heading(picture: Picture, kinds: dict[str, list[str]]) -> str:
     found = [kind for name in sorted(_names(picture)) for kind in kinds.get(name, ())]
-    text = f"{', '.join(found)}: {picture.name}" if found else picture.name
+    name = printable(picture.name)
+    text = f"{', '.join(found)}: {name}" if found else name
     return text if len(text) <= _MAX_HEADING else f"{text[: _MAX_HEADING - 3]}..."
 
 

@@ -85,3 +85,9 @@ def test_a_large_picture_is_shrunk_with_its_segments(data):
 def test_a_set_without_annotations_has_no_preview(data):
     data.annotations.clear()
     assert draw_preview(data.inspect()) is None
+
+
+def test_names_that_no_font_has_and_formulas_are_drawn(data):
+    for category, name in zip(data.categories, ("a\ud800", "$_^$", "a\n"), strict=True):
+        category["name"] = name
+    assert draw_preview(data.inspect(), pictures=1) is not None
