@@ -52,7 +52,7 @@ def _analyze(args: argparse.Namespace) -> int:
     folder = check_output_dir(args.output, key="--output")
     # With pictures at hand no dataset is opened, if the checkpoint holds the classes.
     classes = checkpoint_classes(args.weights) if pictures else None
-    cfg = setup_config(args.config_file, args.opts, classes=classes)
+    cfg = setup_config(args.config_file, args.opts, classes=classes, splits=("TEST",))
     if pictures is None:
         pictures = dataset_pictures(cfg, args.pictures)
     probe = DynamicsProbe(

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _rows(args: argparse.Namespace) -> list[Row]:
-    cfg = setup_config(args.config_file, args.opts, needs_data=False)
+    cfg = setup_config(args.config_file, args.opts, splits=())
     size = model_cost.check_size(args.size or picture_size(cfg))
     model = build_model(cfg)
     rows: list[Row] = []

@@ -53,7 +53,7 @@ def _draw_all(args: argparse.Namespace) -> int:
     pictures = find_pictures(args.input)
     folder = check_output_dir(args.output, key="--output")
     classes = checkpoint_classes(args.weights)
-    cfg = setup_config(args.config_file, args.opts, classes=classes)
+    cfg = setup_config(args.config_file, args.opts, classes=classes, splits=("TEST",))
     demo = Demo(cfg, args.weights, threshold=args.confidence_threshold)
     names = output_names(pictures)
     failed = 0

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if file.is_dir():
             raise ConfigError(f"--output: {file} is a folder, not a picture")
-        cfg = setup_config(args.config_file, args.opts, needs_data=False)
+        cfg = setup_config(args.config_file, args.opts, splits=())
         size = tuple(args.size) if args.size else None
         figure = graph_figure(cfg, size=size, title=_title(Path(args.config_file)))
         check_output_dir(file.parent, key="--output")

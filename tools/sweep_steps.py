@@ -106,7 +106,7 @@ def _evaluated(args: argparse.Namespace, folder: Path) -> tuple[list[Row], list[
     for label, config, weights in named:
         for dataset in dict.fromkeys(args.dataset) or [None]:
             chosen = [] if dataset is None else ["DATASETS.TEST", repr((dataset,))]
-            cfg = setup_config(config, [*args.opts, *chosen], output_dir=folder)
+            cfg = setup_config(config, [*args.opts, *chosen], output_dir=folder, splits=("TEST",))
             todo.append(Checkpoint(label, cfg, weights or cfg.MODEL.WEIGHTS))
     metrics = args.metric or list(dict.fromkeys(best_metric(one.cfg) for one in todo))
     file = folder / "steps.csv"

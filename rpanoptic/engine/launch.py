@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from rpanoptic.data.panoptic_source import PanopticSource
 from rpanoptic.data.paths import write_atomically
 from rpanoptic.engine.check import check_process_count, check_run
+from rpanoptic.engine.own_data import SPLITS
 from rpanoptic.engine.run import run
 from rpanoptic.engine.setup import said_where, setup_config
 from rpanoptic.engine.torchrun import (
@@ -61,13 +63,15 @@ def run_parser(epilog: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def run_config(args: argparse.Namespace, *overrides: str, needs_data: bool = True) -> CfgNode:
+def run_config(
+    args: argparse.Namespace, *overrides: str, splits: Sequence[str] | None = None
+) -> CfgNode:
     """The config that the arguments of a command line ask for.
 
     Args:
         args: from :func:`run_parser`.
         overrides: more of them.
-        needs_data: see :func:`rpanoptic.engine.setup_config`.
+        splits: see :func:`rpanoptic.engine.setup_config`; None takes those that the run reads.
 
     Raises:
         UserError: see there; or --data-cache is given without data.
@@ -87,7 +91,7 @@ def run_config(args: argparse.Namespace, *overrides: str, needs_data: bool = Tru
         train_data=train,
         test_data=test,
         data_cache=args.data_cache,
-        needs_data=needs_data,
+        splits=(("TEST",) if args.eval_only else SPLITS) if splits is None else splits,
     )
 
 

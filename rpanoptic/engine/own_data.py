@@ -34,6 +34,8 @@ _KNOWN = (*_NEEDED, "CACHE")
 # Characters of a file's name that a dataset's name keeps.
 _OTHER_THAN_NAMES = re.compile(r"[^\w-]+", re.ASCII)
 
+#: What datasets are for.
+SPLITS = ("TRAIN", "TEST")
 #: The keys of numbers of classes that follow from panoptic data where nothing says otherwise.
 THING_COUNTS = ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES")
 STUFF_COUNT = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
@@ -153,19 +155,21 @@ def _name(source: PanopticSource) -> str:
     return f"{stem}_{digest[:6]}"
 
 
-def register_own_data(cfg: CfgNode, *, required: bool = True) -> None:
+def register_own_data(cfg: CfgNode, splits: Sequence[str] = SPLITS) -> None:
     """Register the entries of ``DATASETS.PANOPTIC``, in each process that works with a config.
 
     Registering again is harmless.
 
     Args:
         cfg: a config.
-        required: False leaves out datasets whose files are not there, with a warning.
+        splits: those of :data:`SPLITS` whose datasets are needed. Others that cannot be opened are
+            left out, with a warning.
 
     Raises:
         ConfigError: see :func:`own_datasets`.
         DatasetError: see :func:`rpanoptic.data.register_panoptic`.
     """
+    needed = {name for split in splits for name in cfg.DATASETS[split]}
     for one in own_datasets(cfg):
         source = one.source
         try:
@@ -177,7 +181,7 @@ def register_own_data(cfg: CfgNode, *, required: bool = True) -> None:
                 cache=one.cache,
             )
         except DatasetError as error:
-            if required:
+            if one.name in needed:
                 raise
             logger.warning("Dataset %s is left out: %s", one.name, error)
 

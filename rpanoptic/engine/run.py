@@ -20,7 +20,7 @@ from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.deterministic import make_deterministic
 from rpanoptic.engine.dry_run import dry_run
 from rpanoptic.engine.earlier_run import set_earlier_run_aside
-from rpanoptic.engine.own_data import first_classes, register_own_data
+from rpanoptic.engine.own_data import SPLITS, first_classes, register_own_data
 from rpanoptic.engine.pictures import draw_predictions
 from rpanoptic.engine.setup import existing_config_file
 from rpanoptic.engine.trainer import Trainer
@@ -56,7 +56,7 @@ def run(
         make_deterministic(cfg)
     cfg.freeze()
     # A spawned process has a catalogue of its own.
-    register_own_data(cfg)
+    register_own_data(cfg, ("TEST",) if args.eval_only else SPLITS)
     default_setup(cfg, _with_file(args))
     # Detectron2 has set up its own loggers; ours write to the same console and file.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rpanoptic")

@@ -18,6 +18,7 @@ from rpanoptic.config_files import find_config_file, is_detectron2s_own, zoo_fil
 from rpanoptic.data.panoptic_classes import ClassTable
 from rpanoptic.data.panoptic_source import PanopticSource
 from rpanoptic.engine.own_data import (
+    SPLITS,
     add_own_data,
     first_classes,
     follow_data,
@@ -41,7 +42,7 @@ def setup_config(
     test_data: Sequence[PanopticSource] | None = None,
     data_cache: str | Path | None = None,
     classes: ClassTable | None = None,
-    needs_data: bool = True,
+    splits: Sequence[str] = SPLITS,
 ) -> CfgNode:
     """Build the config of a run: defaults, then the file, then the overrides, then your own data.
 
@@ -67,8 +68,9 @@ def setup_config(
         data_cache: folder for what is derived from them.
         classes: those that a checkpoint holds, taken for those of the datasets, which are then not
             opened.
-        needs_data: False leaves out, with a warning, those of ``DATASETS.PANOPTIC`` whose files are
-            not there, for work that reads no data.
+        splits: whose datasets are needed: ("TEST",) for an evaluation, () for work that reads no
+            data. Of ``DATASETS.PANOPTIC``, others that cannot be opened are left out, with a
+            warning.
 
     Returns:
         the config, not frozen.
@@ -97,7 +99,7 @@ def setup_config(
             )
     add_own_data(cfg, train=train_data, test=test_data, cache=data_cache)
     if classes is None:
-        register_own_data(cfg, required=needs_data)
+        register_own_data(cfg, splits)
         classes = first_classes([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     follow_data(cfg, before, classes)
     _choose_device(cfg, asked_by_name="MODEL.DEVICE" in opts[0::2])

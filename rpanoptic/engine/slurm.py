@@ -115,7 +115,7 @@ class TrainingJob:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        cfg = run_config(args, "MODEL.DEVICE", "cpu", needs_data=False)
+        cfg = run_config(args, "MODEL.DEVICE", "cpu", splits=())
         self.output_dir = Path(cfg.OUTPUT_DIR)
         self._found = self._last_checkpoint()
 
@@ -186,7 +186,7 @@ def submit(args: argparse.Namespace, options: JobOptions) -> Any:
 
 def _check_on_cluster(args: argparse.Namespace, options: JobOptions) -> None:
     """Check the config as the machines of the job will, which may have other devices and files."""
-    cfg = run_config(args, "MODEL.DEVICE", "cpu", needs_data=False)
+    cfg = run_config(args, "MODEL.DEVICE", "cpu", splits=())
     given = dict(zip(args.opts[0::2], args.opts[1::2], strict=True))
     cfg.MODEL.DEVICE = given.get("MODEL.DEVICE", "cuda" if options.gpus else "cpu")
     processes = options.nodes * options.tasks_per_node

@@ -177,8 +177,11 @@ def test_missing_files_are_an_error_only_where_data_are_needed(
     words = options(entry("own", absent), DATASETS__TRAIN=("own",))
     with pytest.raises(DatasetError, match=f"{tmp_path / 'a'}: no such folder of the pictures"):
         setup_config(TINY_CONFIG, words)
-    setup_config(TINY_CONFIG, words, needs_data=False)
+    setup_config(TINY_CONFIG, words, splits=())
     assert f"Dataset own is left out: {tmp_path / 'a'}" in caplog.text
+    setup_config(TINY_CONFIG, words, splits=("TEST",))
+    with pytest.raises(DatasetError, match="no such folder"):
+        setup_config(TINY_CONFIG, [*words, "DATASETS.TEST", "('own',)"], splits=("TEST",))
     table = ClassTable.from_categories([{"id": 3, "isthing": 1}, {"id": 4, "isthing": 0}])
     assert counts(setup_config(TINY_CONFIG, words, classes=table)) == (1, 1, 2)
 
@@ -306,6 +309,6 @@ def test_the_guide_s_config_is_one(tmp_path: Path) -> None:
     (block,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     file = tmp_path / "kitchen.yaml"
     file.write_text(block)
-    cfg = setup_config(file, needs_data=False)
+    cfg = setup_config(file, splits=())
     assert [one.name for one in own_datasets(cfg)] == ["kitchen_train", "kitchen_val"]
     assert own_datasets(cfg)[1].cache == Path("~/derived").expanduser()

@@ -112,7 +112,7 @@ def test_trains_and_draws_by_the_commands_of_the_readme(
     assert sorted(file.name for file in drawn.iterdir()) == ["one_panoptic.png", "one_steps.png"]
 
     # The run's own config says all that it needs to be repeated.
-    cfg = setup_config(output / "config.yaml", needs_data=False)
+    cfg = setup_config(output / "config.yaml", splits=())
     assert [Path(entry["JSON"]) for entry in cfg.DATASETS.PANOPTIC] == [
         tmp_path / "my_data" / split / "panoptic.json" for split in ("train", "val")
     ]
