@@ -100,9 +100,8 @@ def read_content(path: Path, findings: Findings) -> Content:
     ]
     without = [image for image_id, image in images.items() if image_id not in annotations]
     for image in without:
-        findings.add(
-            "not_annotated", _file_name(image) or f"image {image['id']}", "has no annotation, and is left out"
-        )
+        where = _file_name(image) or f"image {image['id']!r}"
+        findings.add("not_annotated", where, "has no annotation, and is left out")
     for picture in pictures:
         _check_segments(picture, things, findings)
     _count(counts, images, pictures)
