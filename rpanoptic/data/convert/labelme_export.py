@@ -122,15 +122,15 @@ class _Writer:
     def _masks(self, picture: AnnotatedPicture) -> list[dict[str, Any]]:
         shapes = []
         for segment in picture.segments:
-            rows, columns = np.nonzero(picture.ids == segment["id"])
-            x, y = int(columns.min()), int(rows.min())
-            patch = np.zeros((rows.max() - y + 1, columns.max() - x + 1), dtype=np.uint8)
-            patch[rows - y, columns - x] = 1
+            mask = picture.ids == segment["id"]
+            rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+            x, y = int(columns[0]), int(rows[0])
+            patch = mask[y : rows[-1] + 1, x : columns[-1] + 1].astype(np.uint8)
             encoded = io.BytesIO()
             Image.fromarray(patch).save(encoded, format="PNG")
             corners = [[x, y], [x + patch.shape[1] - 1, y + patch.shape[0] - 1]]
-            mask = base64.b64encode(encoded.getvalue()).decode("ascii")
-            shapes.append(self._shape(segment, "mask", corners) | {"mask": mask})
+            text = base64.b64encode(encoded.getvalue()).decode("ascii")
+            shapes.append(self._shape(segment, "mask", corners) | {"mask": text})
         return shapes
 
     def _polygons(self, picture: AnnotatedPicture) -> list[dict[str, Any]]:
