@@ -283,14 +283,18 @@ def test_pictures_without_ground_truth_are_left_out(
 def test_pictures_without_prediction_have_missed_all(
     two_panoptic_pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = hand_made()[1]
-    # A prediction of nothing counts the same.
-    expected = evaluate({1: first, 2: prediction(np.zeros((10, 10)), [])})
+    first, nothing = hand_made()[1], prediction(np.zeros((10, 10)), [])
+    expected = evaluate({1: first, 2: nothing}, tmp_path / "nothing")
     assert "no prediction" not in caplog.text
-    assert evaluate({1: first}, tmp_path) == expected
+    assert evaluate({1: first}, tmp_path / "none") == expected
     assert "no prediction came for 1 of the 2 annotated pictures (image_id 2)" in caplog.text
-    report = json.loads((tmp_path / f"{NAME}_panoptic_results.json").read_text())
+    counted, report = (
+        json.loads((tmp_path / folder / f"{NAME}_panoptic_results.json").read_text())
+        for folder in ("nothing", "none")
+    )
     assert (report["pictures"], report["pictures_without_prediction"]) == (2, 1)
+    # Crowds are not missed.
+    assert report["classes"] == counted["classes"]
     caplog.clear()
     evaluator = PanopticEvaluator(NAME, None)
     evaluator.process([record(1)], [perfect()[1]])
