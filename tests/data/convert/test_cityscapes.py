@@ -108,6 +108,20 @@ def test_own_classes_and_names_may_be_told(city):
     ]
 
 
+def test_the_first_instance_of_the_first_label_is_no_label(city):
+    (city / "classes.csv").write_text("id,name,isthing\n1,dot,1\n999,last,0\n")
+    path = city / "gtFine/val" / f"{FRAME}_gtFine_instanceIds.png"
+    Image.fromarray(np.uint16([[1000, 999, 999, 0], [1000, 1, 1, 1999]])).save(path)
+    made, _ = from_city(city, rules=LabelRules.of(read_classes(city / "classes.csv"), (0,)))
+    segments = sayings(made)[f"{FRAME}_leftImg8bit.png"]
+    assert sorted((name, crowd, sum(mask)) for name, crowd, mask in segments) == [
+        ("dot", False, 1),
+        ("dot", False, 2),
+        ("dot", True, 2),
+        ("last", False, 2),
+    ]
+
+
 @pytest.mark.parametrize(
     ("value", "message"), [(34, "holds the class 34,"), (65_535, "holds the class 65,")]
 )
