@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
+from matplotlib.figure import Figure
 from panopticapi.evaluation import pq_compute
 from PIL import Image
 
@@ -400,6 +401,32 @@ def test_files_and_the_table(
     assert ["road", "stuff", "-", "-", "-", "0", "0", "0"] in lines
     order = [line[0] for line in lines if line and line[0] in ("car", "dog", "sky", "road")]
     assert order == ["car", "dog", "sky", "road"]
+
+
+def test_the_confusion_counts_pixels_by_class(
+    two_panoptic_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+
+    def note(pixels: np.ndarray, names: list[str], groups: tuple[int, int], **_: Any) -> Figure:
+        drawn.append((pixels.tolist(), names, groups))
+        return Figure()
+
+    monkeypatch.setattr("rpanoptic.evaluation.panoptic.draw_confusion", note)
+    second = np.zeros((10, 10))  # nothing predicted
+    second[0:5, 0:4] = 5  # the dog
+    second[6:10, 5:10] = 6  # the crowd of dogs, as a car
+    evaluate({1: hand_made()[1], 2: prediction(second, [(5, DOG), (6, CAR)])}, tmp_path)
+    ((pixels, names, groups),) = drawn
+    assert (names, groups) == (["car", "dog", "sky", "road"], (2, 2))
+    # Cars of the first picture: 16 + 8 of 40 pixels found; 12 of its sky are taken for a car.
+    assert pixels == [
+        [24, 0, 16, 0, 0],
+        [20, 20, 0, 0, 0],
+        [12, 0, 40, 0, 60],
+        [0, 0, 0, 0, 0],
+        [0, 0, 8, 0, 0],  # void
+    ]
 
 
 def test_metadata_without_panoptic_files_or_ids_is_told(two_panoptic_pictures: Path) -> None:
