@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
@@ -32,6 +33,8 @@ _LENGTH = _Kind("a whole number above 0", lambda value: type(value) is int and v
 # COCO's image ids are numbers, those of Cityscapes are words.
 _IMAGE_ID = _Kind("a whole number or a string", lambda value: type(value) in (int, str))
 _FLAG = _Kind("0 or 1", lambda value: value in (0, 1), "wrong_flag")
+# numpy, in which COCO's evaluation sorts ids, would take larger ones for floating-point numbers.
+_ID_RANGE = range(-(2**63), 2**63)
 _STRING = _Kind("a string", lambda value: isinstance(value, str))
 _LIST = _Kind("a list", lambda value: isinstance(value, list))
 _FILE = _Kind("a path below the folder of the PNGs, without '..'", is_inner_path, "png_outside")
@@ -82,7 +85,8 @@ def read_panoptic_json(path: Path) -> dict[str, Any]:
         DatasetError: there is no such file, or it has no such lists.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        # Bytes: Windows' editors write a mark before the text, which json then knows.
+        content = json.loads(path.read_bytes())
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}).") from None
     except (ValueError, RecursionError) as error:
@@ -103,7 +107,13 @@ def faults(content: Mapping[str, Any]) -> Iterator[Fault]:
     yield from _list_faults(content, "categories", _CATEGORY, "duplicate_category", categories)
     images: set[Any] = set()
     yield from _list_faults(content, "images", _IMAGE, "duplicate_image", images)
+    words = next((one for one in images if isinstance(one, str)), None)
+    if words is not None and any(isinstance(one, int) for one in images):
+        # COCO's evaluation would turn the numbers into strings, and find no annotations for them.
+        what = f"have ids that are numbers, and ids that are strings, as {words!r}"
+        yield Fault("mixed_image_ids", "images", what)
     seen: set[Any] = set()
+    pngs: dict[str, Any] = {}
     for index, annotation in enumerate(content["annotations"]):
         where = f"annotations[{index}]"
         yield from _entry_faults(where, annotation, _ANNOTATION)
@@ -117,6 +127,10 @@ def faults(content: Mapping[str, Any]) -> Iterator[Fault]:
             if image_id in seen:
                 yield Fault("duplicate_annotation", f"image {image_id!r}", "has two annotations")
             seen.add(image_id)
+        if _FILE.holds(file_name):
+            # Of which image it is. Two annotations of one image are a fault already.
+            if pngs.setdefault(os.path.normpath(file_name), image_id) != image_id:
+                yield Fault("duplicate_png", where, f"has the PNG {file_name!r} of another image")
         if isinstance(annotation.get("segments_info"), list):
             yield from _segment_faults(f"{where} ({file_name})", annotation, categories)
 
@@ -136,6 +150,8 @@ def _list_faults(
             continue
         if entry["id"] in ids:
             yield Fault(duplicate, where, f"has the id {entry['id']!r} of an entry before it")
+        elif isinstance(entry["id"], int) and entry["id"] not in _ID_RANGE:
+            yield Fault("wrong_value", where, f"has the id {entry['id']}, too long for 64 bits")
         ids.add(entry["id"])
 
 

@@ -23,6 +23,12 @@ def test_a_whole_file_is_returned_as_it_is(path):
     assert load_panoptic_json(path) == json.loads(path.read_text())
 
 
+def test_a_mark_before_the_text_is_passed_over(path):
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content), encoding="utf-8-sig")
+    assert load_panoptic_json(path) == content
+
+
 def test_words_are_taken_for_image_ids(path):
     content = json.loads(path.read_text())
     for image, annotation in zip(content["images"], content["annotations"], strict=True):
@@ -36,6 +42,13 @@ def test_words_are_taken_for_image_ids(path):
     [
         (("categories", 1, "id"), [7], "categories[1] must have a whole number as 'id', got [7]"),
         (("categories", 1, "id"), 3, "categories[1] has the id 3 of an entry before it"),
+        (("categories", 1, "id"), 2**63, f"categories[1] has the id {2**63}, too long for 64 bits"),
+        (("images", 2, "id"), "3", "images have ids that are numbers, and ids that are strings"),
+        (
+            ("annotations", 1, "file_name"),
+            "./000001.png",
+            "annotations[1] has the PNG './000001.png' of another image",
+        ),
         (("categories", 0, "isthing"), "yes", "must have 0 or 1 as 'isthing', got \"yes\""),
         (("categories", 0), None, "categories[0] must be an object, got null"),
         (("images", 2, "id"), {}, "images[2] must have a whole number or a string as 'id'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import Any, NamedTuple
 from rpanoptic.data.inspection.findings import ClassCount, Counts, Findings, id_range
 from rpanoptic.data.panoptic_classes import MOST_STUFF
 from rpanoptic.data.panoptic_json import faults, is_inner_path, read_panoptic_json
-from rpanoptic.errors import listed
 
 LARGEST_SEGMENT_ID = 256**3 - 1
 
@@ -91,9 +91,7 @@ def read_content(path: Path, findings: Findings) -> Content:
     things = {one.id: one.isthing for one in counts.classes}
     images = _by_id(content["images"], (int, str))
     annotations = _annotations(content["annotations"], images)
-    _check_images(images, findings)
-    _check_file_names(images.values(), "picture", findings)
-    _check_file_names(annotations.values(), "panoptic PNG", findings)
+    _check_pictures(images.values(), findings)
     pictures = [
         _picture(images[image_id], annotation, things)
         for image_id, annotation in annotations.items()
@@ -165,27 +163,18 @@ def _classes(entries: Iterable[Any], findings: Findings) -> list[ClassCount]:
     return classes
 
 
-def _check_images(images: Mapping[Any, Any], findings: Findings) -> None:
-    types = {type(image_id) for image_id in images}
-    if len(types) > 1:
-        words = listed([repr(one) for one in images if isinstance(one, str)], most=3)
-        findings.add("mixed_image_ids", "images", f"some ids are numbers, but not {words}")
-
-
-def _check_file_names(entries: Iterable[Mapping[str, Any]], what: str, findings: Findings) -> None:
-    """Look for names that occur twice and, among pictures, for those that leave their folder.
-
-    That a PNG's name does is a fault of the JSON's entry already.
-    """
+def _check_pictures(images: Iterable[Mapping[str, Any]], findings: Findings) -> None:
+    """Look for file names that occur twice, or leave their folder."""
     seen = set()
-    for entry in entries:
-        name = _file_name(entry)
+    for image in images:
+        name = _file_name(image)
         if name is None:
             continue
-        if name in seen:
-            findings.add("duplicate_file_name", name, f"is the {what} of two entries")
-        seen.add(name)
-        if what == "picture" and not is_inner_path(name):
+        path = os.path.normpath(name)
+        if path in seen:
+            findings.add("duplicate_picture", name, "is the picture of two images")
+        seen.add(path)
+        if not is_inner_path(name):
             findings.add("picture_outside", name, "is no path below the folder of the pictures")
 
 

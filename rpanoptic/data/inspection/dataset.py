@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -103,7 +104,7 @@ def _find_identical(
         if not result.digest or picture.file_name is None:
             continue
         other = first.setdefault(result.digest, picture.file_name)
-        if other != picture.file_name:
+        if os.path.normpath(other) != os.path.normpath(picture.file_name):
             findings.add("identical_pictures", picture.file_name, f"is the same file as {other}")
 
 
@@ -122,5 +123,8 @@ def _check_counts(counts: Counts, findings: Findings) -> None:
             findings.add(
                 "class_without_segments", f"category {one.id}", f"{one.name!r} never occurs"
             )
+        elif one.isthing and one.crowds == one.segments:
+            what = f"{one.name!r} occurs in crowds alone, which training leaves out"
+            findings.add("only_crowds", f"category {one.id}", what)
     if counts.void_share > _MOST_VOID:
         findings.add("void_set", "all PNGs", f"{counts.void_share:.1%} of all pixels are void")

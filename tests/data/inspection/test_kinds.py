@@ -102,6 +102,30 @@ def _(data):
     data.segments().append(data.segments()[2])
 
 
+for _name in ("000001.png", ".//000001.png"):
+
+    @case("duplicate_png", "annotations[1]", f"has the PNG {_name!r} of another image")
+    def _(data, name=_name):
+        # The segments of one of them would be drawn over those of the other.
+        data.png(1).unlink()
+        data.annotations[1] = {**data.annotations[0], "image_id": 2, "file_name": name}
+
+
+for _id in (2**63, -(2**63) - 1):
+
+    @case("wrong_value", "images[0]", f"has the id {_id}, too long for 64 bits")
+    def _(data, image_id=_id):
+        data.images[0]["id"] = data.annotations[0]["image_id"] = image_id
+
+
+@case("wrong_value", "categories[0]", f"has the id {2**63}, too long for 64 bits")
+def _(data):
+    data.categories[0]["id"] = 2**63
+    for number in range(3):
+        for segment in data.segments(number)[2:]:
+            segment["category_id"] = 2**63
+
+
 @case("unknown_image", "000004.png", "belongs to image 4, which is absent")
 def _(data):
     data.annotations.append({**data.annotations[0], "image_id": 4, "file_name": "000004.png"})
@@ -318,21 +342,23 @@ def _(data):
         data.segments(number)[0]["category_id"] = -9
 
 
-@case("mixed_image_ids", "images", "some ids are numbers, but not 'town'")
+@case("mixed_image_ids", "images", "have ids that are numbers, and ids that are strings, as 'town'")
 def _(data):
     data.images[0]["id"] = data.annotations[0]["image_id"] = "town"
 
 
-@case("duplicate_file_name", "000001.jpg", "is the picture of two entries")
-def _(data):
-    data.picture(1).unlink()
-    data.images[1]["file_name"] = "000001.jpg"
+for _name in ("000001.jpg", "./000001.jpg"):
+
+    @case("duplicate_picture", _name, "is the picture of two images")
+    def _(data, name=_name):
+        data.picture(1).unlink()
+        data.images[1]["file_name"] = name
 
 
-@case("duplicate_file_name", "000001.png", "is the panoptic PNG of two entries")
+@case("only_crowds", "category 3", "'cat' occurs in crowds alone, which training leaves out")
 def _(data):
-    data.png(1).unlink()
-    data.annotations[1] = {**data.annotations[0], "image_id": 2}
+    for number in range(3):
+        data.segments(number)[2]["iscrowd"] = 1
 
 
 @case("picture_outside", "../000001.jpg", "is no path below the folder of the pictures")
