@@ -16,6 +16,8 @@ from rpanoptic.data.panoptic_json import faults
 from rpanoptic.errors import DatasetError
 
 _MIN_COORDINATES = 6  # three points
+# pycocotools ends the process at outlines that are much longer.
+_MOST_COORDINATE = 100_000
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,10 @@ def decoded_mask(segmentation: Any, height: int, width: int) -> npt.NDArray[np.b
     """The pixels of an annotation.
 
     Args:
-        segmentation: a list of polygons ``[x, y, x, y, ...]`` in pixels, of which those of less
-            than three points have no area; or RLE, an object with "size" (height, width) and
-            "counts", a list or COCO's compressed string.
+        segmentation: a list of polygons ``[x, y, x, y, ...]``, in pixels from the corner, each
+            number up to 100,000 either way, of which those of less than three points have no
+            area; or RLE, an object with "size" (height, width) and "counts", a list or COCO's
+            compressed string.
         height: of the picture.
         width: of the picture.
 
@@ -144,9 +147,14 @@ def decoded_mask(segmentation: Any, height: int, width: int) -> npt.NDArray[np.b
 
 def _polygon_mask(polygons: list[Any], height: int, width: int) -> npt.NDArray[np.bool_]:
     for polygon in polygons:
-        numbers = isinstance(polygon, list) and all(type(one) in (int, float) for one in polygon)
-        if not numbers or len(polygon) % 2 or not np.isfinite(polygon).all():
-            raise ValueError("a polygon must be a list of numbers x, y, x, y, ...")
+        numbers = isinstance(polygon, list) and all(
+            type(one) in (int, float) and abs(one) <= _MOST_COORDINATE for one in polygon
+        )
+        if not numbers or len(polygon) % 2:
+            raise ValueError(
+                "a polygon must be a list of numbers x, y, x, y, ..., each up to "
+                f"{_MOST_COORDINATE} pixels"
+            )
     # pycocotools takes four numbers for a box.
     whole = [polygon for polygon in polygons if len(polygon) >= _MIN_COORDINATES]
     if not whole:

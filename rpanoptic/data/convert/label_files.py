@@ -15,8 +15,11 @@ PICTURE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 # Modes of Pillow with one whole number per pixel. "I" has 32 bits with a sign.
 _NUMBERS = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
-# Pillow stretches these PNGs to the range of 8 bits.
-_STRETCHED = ("L;2", "L;4")
+# Pillow stretches greyscale of these bits to 8, and turns it over in TIFFs whose 0 is white.
+_CHANGED = ("1;I", "1;IR", "L;I", "L;IR", "L;2", "L;2R", "L;2I", "L;2IR")
+_CHANGED += ("L;4", "L;4R", "L;4I", "L;4IR")
+_SAMPLE_FORMAT, _SIGNED = 339, 2  # a tag of TIFF, and one of its values
+_UPRIGHT = 1
 # EXIF orientations that exchange width and height.
 _TURNED = (5, 6, 7, 8)
 
@@ -38,6 +41,8 @@ def read_label_image(path: Path, *, rgb: bool = False) -> np.ndarray:
         with Image.open(path, formats=("PNG", "TIFF")) as image:
             kind = _kind(image, rgb=rgb)
             values = np.asarray(image)
+            if values.dtype == np.uint8 and _is_signed(image):
+                values = values.view(np.int8)
     except FileNotFoundError:
         raise DatasetError(f"{path}: no such file.") from None
     # Pillow reports damage by OSError, SyntaxError, ValueError and others.
@@ -62,9 +67,36 @@ def _kind(image: Image.Image, *, rgb: bool) -> str:
         return "a file of several pictures"
     if image.mode not in _NUMBERS and not (rgb and image.mode == "RGB"):
         return f"a picture of mode {image.mode!r}"
-    if any(tile[3] in _STRETCHED for tile in getattr(image, "tile", ())):
-        return "a greyscale PNG of less than 8 bits"
+    for tile in getattr(image, "tile", ()):
+        # A name, or for some codecs a tuple that begins with it.
+        stored = tile[3] if isinstance(tile[3], str) else (tile[3] or ("",))[0]
+        if stored in _CHANGED:
+            return "greyscale of less than 8 bits, or a TIFF whose 0 is white"
+    if image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT) != _UPRIGHT:
+        return "to be turned by its EXIF orientation"
     return ""
+
+
+def _is_signed(image: Image.Image) -> bool:
+    """Whether the 8 bits of a TIFF are from -128 to 127, which Pillow overlooks."""
+    tags = getattr(image, "tag_v2", {})
+    return _SIGNED in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """All files below a folder, sorted, but for hidden ones and those in hidden folders.
+
+    Raises:
+        DatasetError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder.")
+    found = []
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and path.is_file():
+            found.append(path)
+    return found
 
 
 def files_by_key(
@@ -73,7 +105,7 @@ def files_by_key(
     """The files below a folder by what they are called, in the order of these keys.
 
     Args:
-        folder: searched with its subfolders; names that begin with a dot are passed over.
+        folder: searched with its subfolders, but for what is hidden (begins with a dot).
         suffix: end of their names, before the extension.
         extensions: which files count; small letters, for capitals too.
 
@@ -84,14 +116,10 @@ def files_by_key(
     Raises:
         DatasetError: there is no such folder.
     """
-    if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder.")
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
+    for path in visible_files(folder):
         named = path.stem.endswith(suffix) and path.stem != suffix
-        if not named or path.suffix.lower() not in extensions or path.name.startswith("."):
-            continue
-        if path.is_file():
+        if named and path.suffix.lower() in extensions:
             place = path.relative_to(folder)
             key = place.with_name(place.stem[: len(place.stem) - len(suffix)]).as_posix()
             found.setdefault(key, []).append(path)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rpanoptic.data.convert.label_files import shown_size
+from rpanoptic.data.convert.label_files import shown_size, visible_files
 from rpanoptic.data.convert.labelme_shapes import LabelmeFile, draw_shape, read_labelme
 from rpanoptic.data.convert.write import (
     ConversionReport,
@@ -121,7 +121,7 @@ def labelme_to_panoptic(
         partial(_segmented, names=known, things=frozenset(one.id for one in classes.things)),
         jobs,
         classes.categories(),
-        inputs=[image_root, label_root],
+        inputs=[image_root, label_root, *paths],
         workers=workers,
         overwrite=overwrite,
         progress=progress,
@@ -129,11 +129,9 @@ def labelme_to_panoptic(
 
 
 def _json_files(image_root: Path, label_root: Path) -> list[Path]:
-    for folder in (image_root, label_root):
-        if not folder.is_dir():
-            raise DatasetError(f"{folder}: no such folder.")
-    found = (path for path in label_root.rglob("*") if path.suffix.lower() == ".json")
-    paths = sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+    if not image_root.is_dir():
+        raise DatasetError(f"{image_root}: no such folder.")
+    paths = [path for path in visible_files(label_root) if path.suffix.lower() == ".json"]
     if not paths:
         raise DatasetError(f"{label_root}: holds no JSON file.")
     return paths

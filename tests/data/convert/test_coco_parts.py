@@ -254,6 +254,9 @@ def test_values_with_an_offset(tmp_path):
         ({"size": [HEIGHT, WIDTH]}, r"annotation 9: its RLE must have a list or a string"),
         ([[1, 2, 3, 4, 5]], r"annotation 9: a polygon must be a list of numbers"),
         ([[1, 2, 3, 4, 5, "6"]], r"annotation 9: a polygon must be a list of numbers"),
+        # pycocotools would end the process at the first of these.
+        ([[1, 2, 3, 4, 1e9, 6]], r"annotation 9: a polygon must be .* up to 100000 pixels"),
+        ([[1, 2, 3, 4, 10**400, 6]], r"annotation 9: a polygon must be a list of numbers"),
         ([1, 2, 3, 4, 5, 6], r"annotation 9: a polygon must be a list of numbers"),
         (None, r"annotation 9: 'segmentation' must be a list of polygons, or RLE"),
     ],

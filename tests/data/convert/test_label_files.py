@@ -109,12 +109,68 @@ def test_a_greyscale_png_of_few_bits_is_refused_as_pillow_stretches_it(tmp_path)
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
     )
     assert np.asarray(Image.open(path)).tolist() == [[0, 17, 34, 51]]
-    with pytest.raises(DatasetError, match="a greyscale PNG of less than 8 bits"):
+    with pytest.raises(DatasetError, match="greyscale of less than 8 bits"):
         read_label_image(path)
 
 
+def write_tiff(path, width, bits, data, *, white=0, signed=False):
+    """A TIFF of one row, put together by hand, for what Pillow does not write."""
+    numbers = {
+        256: width, 257: 1, 258: bits, 259: 1, 262: 1 - white, 273: 8, 277: 1, 278: 1,
+        279: len(data), 339: 1 + signed,
+    }  # fmt: skip
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, one) for tag, one in numbers.items())
+    path.write_bytes(
+        b"II*\0" + struct.pack("<I", 8 + len(data)) + data
+        + struct.pack("<H", len(numbers)) + directory + bytes(4)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("bits", "data", "white"), [(4, b"\x01\x23", 0), (2, b"\x1b", 0), (8, bytes(range(4)), 1)]
+)
+def test_tiffs_whose_numbers_pillow_changes_are_refused(tmp_path, bits, data, white):
+    path = tmp_path / "a.tif"
+    write_tiff(path, 4, bits, data, white=white)
+    assert np.asarray(Image.open(path)).tolist() != [[0, 1, 2, 3]]
+    with pytest.raises(DatasetError, match=r"a\.tif: is greyscale of less than 8 bits, or a TIFF"):
+        read_label_image(path)
+
+
+def test_a_compressed_tiff_whose_0_is_white_is_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.new("L", (4, 4)).save(path, tiffinfo={262: 0}, compression="tiff_lzw")
+    with pytest.raises(DatasetError, match="or a TIFF whose 0 is white"):
+        read_label_image(path)
+
+
+def test_a_tiff_of_signed_numbers_holds_no_255_for_minus_1(tmp_path):
+    path = tmp_path / "a.tif"
+    write_tiff(path, 4, 8, bytes([0, 1, 2, 127]), signed=True)
+    assert read_label_image(path).tolist() == [[0, 1, 2, 127]]
+    write_tiff(path, 4, 8, bytes([0, 1, 2, 255]), signed=True)
+    with pytest.raises(DatasetError, match=r"a\.tif: holds the negative number -1"):
+        read_label_image(path)
+
+
+def test_a_label_image_that_is_to_be_turned_is_refused(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("L", (5, 3)).save(tmp_path / "a.png", exif=exif)
+    with pytest.raises(DatasetError, match=r"a\.png: is to be turned by its EXIF orientation"):
+        read_label_image(tmp_path / "a.png")
+
+
 def test_files_are_found_by_what_they_have_in_common(tmp_path):
-    for name in ["b/2_lab.PNG", "1_lab.tif", "1.jpg", "_lab.png", ".3_lab.png", "b/2.tif"]:
+    for name in [
+        "b/2_lab.PNG",
+        "1_lab.tif",
+        "1.jpg",
+        "_lab.png",
+        ".3_lab.png",
+        "b/2.tif",
+        ".b/2_lab.png",
+    ]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     found = files_by_key(tmp_path, suffix="_lab")
