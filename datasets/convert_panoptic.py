@@ -8,7 +8,6 @@ appear when all of them are complete; after an error everything is as it was.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,6 +36,7 @@ from rpanoptic.data.convert.panoptic_parts import (
     panoptic_to_instances,
     panoptic_to_semantic,
 )
+from rpanoptic.data.parallel import available_cores
 from rpanoptic.errors import UserError
 
 
@@ -63,7 +63,7 @@ class Converters:
         parser = self._commands.add_parser(name, help=summary, description=summary)
         parser.set_defaults(convert=convert)
         parser.add_argument(
-            "--workers", type=at_least(1), default=os.cpu_count() or 1, help="processes"
+            "--workers", type=at_least(1), default=available_cores(), help="processes"
         )
         parser.add_argument(
             "--overwrite", action="store_true", help="replace outputs that are there already"

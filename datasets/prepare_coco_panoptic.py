@@ -8,12 +8,12 @@ annotations/instances_{split}.json when it is missing. A killed run may simply b
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from rpanoptic.data.coco_panoptic import prepare_coco_panoptic
+from rpanoptic.data.parallel import available_cores
 from rpanoptic.data.paths import DATASETS_VARIABLE, datasets_root
 from rpanoptic.errors import UserError
 
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         help=f"COCO's folder (default: ${DATASETS_VARIABLE}/coco)",
     )
     parser.add_argument("--splits", nargs="+", default=DEFAULT_SPLITS, metavar="SPLIT")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--workers", type=int, default=available_cores(), help="processes")
     parser.add_argument(
         "--overwrite", action="store_true", help="make files again although they are there"
     )

@@ -15,11 +15,11 @@ tar files that others made, and changes nothing in them.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from rpanoptic.arguments import at_least
+from rpanoptic.data.parallel import available_cores
 from rpanoptic.data.paths import DATASETS_VARIABLE, datasets_root
 from rpanoptic.errors import DatasetError, UserError
 from rpanoptic.pathfinder.imagenet.data.imagenet import IMAGENET_FOLDER, SPLITS
@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--workers",
         type=at_least(1),
-        default=os.cpu_count() or 1,
+        default=available_cores(),
         metavar="N",
         help="processes; the files do not depend on it",
     )

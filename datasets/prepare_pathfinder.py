@@ -15,12 +15,12 @@ number of processes.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import fields
 from pathlib import Path
 
 from rpanoptic.arguments import at_least, numbers_of_steps
+from rpanoptic.data.parallel import available_cores
 from rpanoptic.data.paths import DATASETS_VARIABLE, datasets_root
 from rpanoptic.errors import DatasetError, UserError
 from rpanoptic.pathfinder.builtin import PATHFINDER_FOLDER, STORED_SETS, checked_name, set_name
@@ -138,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--workers",
         type=at_least(1),
-        default=os.cpu_count() or 1,
+        default=available_cores(),
         metavar="N",
         help="processes; the files do not depend on it",
     )

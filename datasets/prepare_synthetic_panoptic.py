@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from rpanoptic.data.builtin import SYNTHETIC_FOLDER
+from rpanoptic.data.parallel import available_cores
 from rpanoptic.data.paths import DATASETS_VARIABLE, datasets_root
 from rpanoptic.data.synthetic_panoptic import SyntheticParameters, build_synthetic_panoptic
 from rpanoptic.errors import UserError
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--workers",
         type=int,
-        default=os.cpu_count() or 1,
+        default=available_cores(),
         help="processes; the files do not depend on it",
     )
     parser.add_argument(

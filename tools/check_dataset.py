@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from rpanoptic.data.inspection import inspect_panoptic
 from rpanoptic.data.inspection.tables import class_table, findings_list, findings_table, summary
 from rpanoptic.data.panoptic_classes import ClassTable
 from rpanoptic.data.panoptic_source import PanopticSource
+from rpanoptic.data.parallel import available_cores
 from rpanoptic.data.paths import write_atomically
 from rpanoptic.engine import check_output_dir, setup_config
 from rpanoptic.engine.own_data import own_datasets
@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers",
         type=at_least(1),
-        default=os.cpu_count() or 1,
+        default=available_cores(),
         metavar="N",
         help="processes (default: all cores)",
     )

@@ -88,7 +88,10 @@ def prepare_coco_panoptic(
         )
     _refuse_own_input(panoptic_root, sem_seg_root, "the semantic PNGs", "the panoptic PNGs")
     _refuse_own_input(panoptic_json, instances_json, "the instance JSON", "the panoptic JSON")
-    thing_ids = {item["id"] for item in content["categories"] if item["isthing"]}
+    try:
+        thing_ids = {one.id for one in ClassTable.from_categories(content["categories"]).things}
+    except DatasetError as error:
+        raise DatasetError(f"{panoptic_json}: {error}") from None
     need_instances = overwrite or not instances_json.exists()
     if not need_instances:
         check_things_only(instances_json, thing_ids)
@@ -116,7 +119,9 @@ def prepare_coco_panoptic(
                 instances_json, json.dumps(instances_content(content, things)).encode()
             )
     except OSError as error:
-        raise DatasetError(f"cannot write to {error.filename}: {error.strerror}.") from error
+        # A full disk is told without a name.
+        where = error.filename or sem_seg_root.parent
+        raise DatasetError(f"cannot write to {where}: {error.strerror}.") from error
     _verify(sem_seg_root, jobs)
     return PreparationReport(
         pictures=len(jobs),

@@ -20,20 +20,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from iopath.common.file_io import file_lock
-from portalocker import LockException
+from portalocker import AlreadyLocked, LockException
 
 from rpanoptic.data.coco_panoptic import prepare_coco_panoptic
 from rpanoptic.data.inspection import KINDS, Inspection, Severity, inspect_panoptic
 from rpanoptic.data.panoptic_classes import ClassTable
 from rpanoptic.data.panoptic_json import load_panoptic_json
 from rpanoptic.data.panoptic_source import PanopticSource
+from rpanoptic.data.parallel import available_cores
 from rpanoptic.data.paths import write_atomically
 from rpanoptic.errors import DatasetError
 
 _logger = logging.getLogger(__name__)
 
-#: Of what is derived; files that another version made are outdated.
-VERSION = 1
+#: Of what is derived, and of what an inspection finds; what another version made is outdated.
+VERSION = 2
 _NAMED_FINDINGS = 3
 
 # Size in bytes and time of the last change in nanoseconds; None where none can be found.
@@ -113,7 +114,11 @@ class PanopticCache:
             DatasetError: the JSON is none of a panoptic dataset.
         """
         manifest = self._read_manifest()
-        if manifest is not None and manifest.json == _stamp(self.source.panoptic_json):
+        if (
+            manifest is not None
+            and manifest.json == _stamp(self.source.panoptic_json)
+            and not self._others(manifest)
+        ):
             return manifest.classes
         return self._load()[0]
 
@@ -140,18 +145,26 @@ class PanopticCache:
             with file_lock(str(self.folder / "build")):
                 # Another process may have done it while this one waited.
                 return self._inspection_if_current() or self._derive()
-        except LockException:
+        except AlreadyLocked:
             raise DatasetError(
                 f"{self.folder}: another process has been deriving files for an hour. Start again "
                 "when it has ended."
             ) from None
+        except LockException as error:  # as file systems of clusters that have no locks
+            raise self._not_written(f"no lock can be had: {error}") from error
         except OSError as error:
-            raise DatasetError(
-                f"{self.folder}: what is derived from {self.source.panoptic_json} cannot be "
-                f"written there ({error.strerror or error}). Name a folder that can be written: "
-                "CACHE of the dataset's entry in DATASETS.PANOPTIC, or "
-                "register_panoptic(..., cache=...)."
-            ) from error
+            raise self._not_written(error.strerror or str(error)) from error
+        except DatasetError as error:
+            if isinstance(error.__cause__, OSError):
+                raise self._not_written(error.__cause__.strerror or str(error)) from error
+            raise
+
+    def _not_written(self, reason: str) -> DatasetError:
+        return DatasetError(
+            f"{self.folder}: what is derived from {self.source.panoptic_json} cannot be written "
+            f"there ({reason}). Name a folder that can be written: CACHE of the dataset's entry in "
+            "DATASETS.PANOPTIC, or register_panoptic(..., cache=...)."
+        )
 
     def _read_manifest(self) -> _Manifest | None:
         """The manifest, if one of this version is there, and whole."""
@@ -178,6 +191,7 @@ class PanopticCache:
             or manifest.json != _stamp(self.source.panoptic_json)
             or manifest.instances != _stamp(self.instances_json)
             or manifest.pictures != _stamp(self._pictures)
+            or self._others(manifest)
         ):
             return None
         sem_seg_root = self.sem_seg_root
@@ -265,17 +279,24 @@ class PanopticCache:
         folder = self.folder.resolve()
         return {key: _relative(path.resolve(), folder) for key, path in vars(self.source).items()}
 
+    def _others(self, manifest: _Manifest) -> list[str]:
+        """The paths of another dataset that the folder belongs to; none if it is gone.
+
+        Sizes and times do not tell datasets apart where copies keep the times, or all have one.
+        """
+        if manifest.source == self._relative_source():
+            return []
+        folder = self.folder.resolve()
+        others = [os.path.normpath(folder / path) for path in manifest.source.values()]
+        return others if all(map(os.path.exists, others)) else []
+
     def _refuse_other_source(self) -> None:
         """Two datasets in one folder would overwrite each other, even during a training."""
         manifest = self._read_manifest()
-        if manifest is None or manifest.source == self._relative_source():
-            return
-        others = [self.folder.resolve() / path for path in manifest.source.values()]
-        if all(path.exists() for path in others):
+        if manifest is not None and (others := self._others(manifest)):
             raise DatasetError(
-                f"{self.folder}: holds what was derived from "
-                f"{', '.join(os.path.normpath(path) for path in others)}. Name another folder for "
-                "this dataset: CACHE of its entry in DATASETS.PANOPTIC, or "
+                f"{self.folder}: holds what was derived from {', '.join(others)}. Name another "
+                "folder for this dataset: CACHE of its entry in DATASETS.PANOPTIC, or "
                 "register_panoptic(..., cache=...). If the other files are of no use any more, "
                 "delete the folder."
             )
@@ -310,14 +331,14 @@ def _raise_errors(inspection: Inspection) -> None:
 
 def _workers() -> int:
     # A data loader's worker, as other daemons, may have no processes of its own.
-    return 1 if multiprocessing.current_process().daemon else os.cpu_count() or 1
+    return 1 if multiprocessing.current_process().daemon else available_cores()
 
 
 def _stamp(folder: Path, name: str = "") -> _Stamp:
     try:
         # A hundred thousand names: joining Paths would take longer than asking the disk.
         status = os.stat(os.path.join(folder, name) if name else folder)  # noqa: PTH116, PTH118
-    except OSError:
+    except (OSError, ValueError):  # The latter for a name that no file can have.
         return None
     return [status.st_size, status.st_mtime_ns]
 

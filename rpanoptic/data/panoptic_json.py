@@ -127,10 +127,10 @@ def faults(content: Mapping[str, Any]) -> Iterator[Fault]:
             if image_id in seen:
                 yield Fault("duplicate_annotation", f"image {image_id!r}", "has two annotations")
             seen.add(image_id)
-        if _FILE.holds(file_name):
-            # Of which image it is. Two annotations of one image are a fault already.
-            if pngs.setdefault(os.path.normpath(file_name), image_id) != image_id:
-                yield Fault("duplicate_png", where, f"has the PNG {file_name!r} of another image")
+        # Two annotations of one image are a fault already.
+        png = os.path.normpath(file_name) if _FILE.holds(file_name) else None
+        if png is not None and pngs.setdefault(png, image_id) != image_id:
+            yield Fault("duplicate_png", where, f"has the PNG {file_name!r} of another image")
         if isinstance(annotation.get("segments_info"), list):
             yield from _segment_faults(f"{where} ({file_name})", annotation, categories)
 

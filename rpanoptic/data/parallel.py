@@ -9,12 +9,25 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from tqdm import tqdm
 
+from rpanoptic.errors import UserError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+# Seconds between two states of a bar that goes to a file, as a batch system's log.
+_LOGGED_EVERY = 30
+
+
+def available_cores() -> int:
+    """The number of cores that this process may use, which a batch system may limit."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def map_in_processes(
@@ -40,12 +53,19 @@ def map_in_processes(
 
     Raises:
         ValueError: ``workers`` is below 1.
+        UserError: a process was killed.
         Exception: the first error of ``function``; work that has not begun is dropped.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     workers = min(workers, len(items))
-    with tqdm(total=len(items), desc=description, unit=f" {unit}", disable=not progress) as bar:
+    with tqdm(
+        total=len(items),
+        desc=description,
+        unit=f" {unit}",
+        disable=not progress,
+        mininterval=0.1 if sys.stderr.isatty() else _LOGGED_EVERY,
+    ) as bar:
         if workers <= 1:
             return [_advance(bar, function(item)) for item in items]
         # A forked worker starts at once; a spawned one imports PyTorch first. Forking is only
@@ -55,6 +75,11 @@ def map_in_processes(
         try:
             size = max(1, min(chunk, len(items) // (4 * workers)))
             return [_advance(bar, result) for result in pool.map(function, items, chunksize=size)]
+        except BrokenProcessPool:
+            raise UserError(
+                f"{description or 'work'}: one of {workers} processes was killed. If memory was "
+                "short, use fewer workers."
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -9,7 +11,7 @@ from detectron2.data.datasets.coco_panoptic import merge_to_panoptic
 from panopticapi.utils import rgb2id
 from PIL import Image
 
-from rpanoptic.data import prepare_coco_panoptic
+from rpanoptic.data import coco_panoptic, prepare_coco_panoptic
 from rpanoptic.errors import DatasetError
 from tests.data.helpers import add_segment, load_script, write_tiny_coco
 
@@ -185,6 +187,25 @@ def test_missing_files_are_named(coco, tmp_path):
     assert script.main(["--root", str(tmp_path / "nowhere"), "--splits", "val2017"]) == 2
     (coco / "panoptic_val2017").rename(coco / "elsewhere")
     with pytest.raises(DatasetError, match=r"panoptic_val2017: no such folder"):
+        _prepare(coco)
+
+
+def test_more_stuff_than_eight_bits_hold_is_refused_before_anything_is_written(coco):
+    """The 255th would look as void."""
+    path = coco / "annotations/panoptic_val2017.json"
+    more = [{"id": number, "name": f"stuff {number}", "isthing": 0} for number in range(10, 263)]
+    _edit(path, lambda content: content["categories"].extend(more))
+    with pytest.raises(DatasetError, match=rf"{path}: 255 stuff classes"):
+        _prepare(coco)
+    assert not (coco / "panoptic_stuff_val2017").exists()
+
+
+def test_a_full_disk_is_told_with_the_folder(coco, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(coco_panoptic, "write_atomically", full)
+    with pytest.raises(DatasetError, match=rf"cannot write to {coco}: No space left on device"):
         _prepare(coco)
 
 

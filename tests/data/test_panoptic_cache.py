@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -14,6 +16,7 @@ import pytest
 from PIL import Image
 
 from rpanoptic.data import coco_panoptic, panoptic_cache
+from rpanoptic.data.inspection import KINDS
 from rpanoptic.data.panoptic_cache import PanopticCache
 from rpanoptic.data.panoptic_source import PanopticSource
 from rpanoptic.errors import DatasetError
@@ -287,6 +290,29 @@ def test_a_read_only_folder_is_named_with_the_remedy(
     _check_remedy(cache, unwritable)
 
 
+@pytest.mark.parametrize("module", [coco_panoptic, panoptic_cache])
+def test_a_full_disk_is_told_with_the_remedy(
+    cache: PanopticCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "write_atomically", full)
+    _check_remedy(cache, tmp_path / "full", "No space left on device")
+    monkeypatch.undo()
+    assert not PanopticCache.of(cache.source, tmp_path / "full").build().errors
+
+
+def test_a_file_system_without_locks_is_told_with_the_remedy(
+    cache: PanopticCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> None:
+        raise panoptic_cache.LockException(OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)))
+
+    monkeypatch.setattr(panoptic_cache, "file_lock", refuse)
+    _check_remedy(cache, tmp_path / "cluster", "no lock can be had: .*Function not implemented")
+
+
 def test_a_place_that_takes_no_folder_is_named_with_the_remedy(
     cache: PanopticCache, tmp_path: Path
 ) -> None:
@@ -296,11 +322,11 @@ def test_a_place_that_takes_no_folder_is_named_with_the_remedy(
     assert place.read_text() == ""
 
 
-def _check_remedy(cache: PanopticCache, place: Path) -> None:
+def _check_remedy(cache: PanopticCache, place: Path, reason: str = "") -> None:
     with pytest.raises(
         DatasetError,
-        match=rf"{place}/my set.rpanoptic: .*cannot be written there \(.*CACHE of the dataset's "
-        r"entry in DATASETS.PANOPTIC, or register_panoptic\(..., cache=...\)",
+        match=rf"{place}/my set.rpanoptic: .*cannot be written there \({reason}.*CACHE of the "
+        r"dataset's entry in DATASETS.PANOPTIC, or register_panoptic\(..., cache=...\)",
     ):
         PanopticCache.of(cache.source, place).build()
 
@@ -326,7 +352,7 @@ def test_a_lock_that_is_never_given_back_is_told(
     cache: PanopticCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(path: str) -> None:
-        raise panoptic_cache.LockException
+        raise panoptic_cache.AlreadyLocked
 
     monkeypatch.setattr(panoptic_cache, "file_lock", never)
     with pytest.raises(DatasetError, match=r"my set.rpanoptic: another process"):
@@ -396,6 +422,54 @@ def test_a_fault_that_comes_later_is_told_and_what_was_derived_not_used(
         cache.build()
     path.write_bytes(whole)
     cache.build()
+
+
+def test_another_dataset_of_the_same_sizes_and_times_is_not_taken_for_the_first(
+    files: ForeignSet, tmp_path: Path
+) -> None:
+    """As those that are unpacked from archives without times."""
+    twin = ForeignSet(*(tmp_path / "twin" / path.relative_to(tmp_path) for path in files))
+    for path, copy in zip(files, twin, strict=True):
+        (shutil.copytree if path.is_dir() else _copy)(path, copy)
+    text = files.panoptic_json.read_text()
+    twin.panoptic_json.write_text(text.replace('"walker"', '"sitter"'))
+    shutil.copystat(files.panoptic_json, twin.panoptic_json)
+    place = tmp_path / "cache"
+    PanopticCache.of(PanopticSource.of(*files), place).build()
+    other = PanopticCache.of(PanopticSource.of(*twin), place)
+    assert [one.name for one in other.classes().things] == ["car", "sitter"]
+    with pytest.raises(DatasetError, match=rf"{place}.*holds .*{files.panoptic_root}"):
+        other.build()
+
+
+def _copy(path: Path, copy: Path) -> None:
+    copy.parent.mkdir(parents=True)
+    shutil.copy2(path, copy)
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "\ud800.png", "x" * 300])
+@pytest.mark.parametrize("what", ["images", "annotations"])
+def test_a_name_that_no_file_can_have_is_told(
+    cache: PanopticCache, files: ForeignSet, what: str, name: str
+) -> None:
+    _edit(files.panoptic_json, lambda content: content[what][0].update(file_name=name))
+    with pytest.raises(DatasetError, match=r"my set.json: "):
+        cache.build()
+
+
+def test_the_version_stands_for_what_is_derived(cache: PanopticCache) -> None:
+    """What is derived, or judged, otherwise needs another VERSION.
+
+    Else a training would go on with what an older version of this package left.
+    """
+    cache.build()
+    digest = hashlib.sha256()
+    for path in sorted(cache.sem_seg_root.rglob("*.PNG")):
+        digest.update(np.array(Image.open(path)).tobytes())
+    instances = json.loads(cache.instances_json.read_bytes())
+    severities = {name: kind.severity for name, kind in KINDS.items()}
+    digest.update(json.dumps([instances, severities], sort_keys=True).encode())
+    assert (panoptic_cache.VERSION, digest.hexdigest()[:12]) == (2, "89651e6d7d77")
 
 
 @pytest.mark.parametrize("index", range(3))

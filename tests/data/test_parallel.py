@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rpanoptic.data.parallel import map_in_processes
+from rpanoptic.data.parallel import available_cores, map_in_processes
+from rpanoptic.errors import UserError
 from tests.paths import ROOT
 
 
@@ -44,8 +45,19 @@ def test_an_error_comes_out(workers):
 
 
 def test_a_worker_that_dies_is_an_error_and_not_a_wait():
-    with pytest.raises(RuntimeError, match="terminated abruptly"):
+    with pytest.raises(UserError, match="one of 2 processes was killed"):
         map_in_processes(_die, range(4), workers=2, progress=False)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only some systems limit cores")
+def test_cores_that_the_process_may_not_use_do_not_count():
+    allowed = os.sched_getaffinity(0)
+    assert available_cores() == len(allowed)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert available_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def test_fewer_than_one_worker_is_refused():

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 from rpanoptic.data.inspection.content import Content, Picture, read_content
@@ -15,7 +14,6 @@ from rpanoptic.data.inspection.findings import Counts, Findings, Inspection
 from rpanoptic.data.inspection.unlisted import find_unlisted
 from rpanoptic.data.panoptic_source import PanopticSource
 from rpanoptic.data.parallel import map_in_processes
-from rpanoptic.errors import DatasetError
 
 _MOST_VOID = 0.5
 
@@ -35,27 +33,21 @@ def inspect_panoptic(source: PanopticSource, *, workers: int, progress: bool = T
         findings and counts, the same for any number of workers.
 
     Raises:
-        DatasetError: a folder or the JSON is not there, the JSON is no panoptic JSON at all, or
-            a worker process was killed.
+        DatasetError: a folder or the JSON is not there, or the JSON is no panoptic JSON at all.
+        UserError: a worker process was killed.
         ValueError: ``workers`` is below 1.
     """
     source.check_exists()
     findings = Findings()
     content = read_content(source.panoptic_json, findings)
-    try:
-        with _shared_memory() if workers > 1 else contextlib.nullcontext():
-            results = map_in_processes(
-                partial(inspect_files, source=source),
-                content.pictures,
-                workers=workers,
-                description=source.panoptic_json.name,
-                progress=progress,
-            )
-    except BrokenProcessPool:
-        raise DatasetError(
-            f"{source.panoptic_json}: a process that read pictures was killed. If memory was "
-            "short, use fewer workers."
-        ) from None
+    with _shared_memory() if workers > 1 else contextlib.nullcontext():
+        results = map_in_processes(
+            partial(inspect_files, source=source),
+            content.pictures,
+            workers=workers,
+            description=source.panoptic_json.name,
+            progress=progress,
+        )
     for result in results:
         findings.merge(result.findings)
     _find_identical(content.pictures, results, findings)
