@@ -79,9 +79,10 @@ def cityscapes_to_panoptic(
         DatasetError: a file is missing, damaged, ambiguous or of another size than its picture, a
             label is unknown, or an output cannot be written; the message names file and value.
     """
+    pairs, notes = paired_files(image_root, label_root, suffixes)
     jobs = [
         (name, _Frame(PurePosixPath(key).name, image_root / name, labels))
-        for key, name, labels in paired_files(image_root, label_root, suffixes)
+        for key, name, labels in pairs
     ]
     return write_panoptic(
         panoptic_json,
@@ -90,6 +91,7 @@ def cityscapes_to_panoptic(
         jobs,
         rules.classes.categories(),
         inputs=[image_root, label_root],
+        notes=notes,
         workers=workers,
         overwrite=overwrite,
         progress=progress,

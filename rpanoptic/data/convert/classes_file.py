@@ -25,8 +25,8 @@ def read_classes(path: Path) -> ClassTable:
 
     JSON and YAML: a list of objects, or an object that holds one as "categories" (as a COCO
     panoptic JSON does). CSV: a first line with the names of the columns. Each class has "id" (a
-    whole number from 0), "name", "isthing" (0, 1, false or true) and, if wanted, "color" ("#rrggbb"
-    or, but in CSV, a list of R, G, B from 0 to 255). Other fields are ignored.
+    whole number), "name", "isthing" (0, 1, false or true) and, if wanted, "color" ("#rrggbb" or,
+    but in CSV, a list of R, G, B from 0 to 255). Other fields are ignored.
 
     Raises:
         DatasetError: the file cannot be read, is of another kind, or an entry lacks a field, holds
@@ -65,7 +65,11 @@ def write_classes(path: Path, classes: ClassTable) -> None:
         OSError: the folder does not exist or cannot be written.
     """
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    # The reader takes blanks before a value for layout, unless they are quoted.
+    blanks = any(one.name != one.name.lstrip() for one in classes.classes)
+    writer = csv.writer(
+        text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if blanks else csv.QUOTE_MINIMAL
+    )
     writer.writerow(_FIELDS)
     for one in classes.classes:
         writer.writerow((one.id, one.name, int(one.isthing), "#" + bytes(one.color).hex()))
@@ -93,10 +97,10 @@ def _category(entry: Any) -> dict[str, Any]:
         if key not in entry:
             raise ValueError(f"lacks {key!r}")
     number, name, isthing = entry["id"], entry["name"], str(entry["isthing"]).lower()
-    if isinstance(number, str) and re.fullmatch(r"[0-9]{1,9}", number):
+    if isinstance(number, str) and re.fullmatch(r"-?[0-9]{1,19}", number):
         number = int(number)
-    if type(number) is not int or number < 0:  # type(), not isinstance: True is an int, too
-        raise ValueError(f"must have a whole number from 0 as 'id', got {number!r}")
+    if type(number) is not int:  # type(), not isinstance: True is an int, too
+        raise ValueError(f"must have a whole number as 'id', got {number!r}")
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"must have a name as 'name', got {name!r}")
     if isthing not in _FLAGS:

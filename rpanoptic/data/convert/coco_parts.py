@@ -20,12 +20,12 @@ from rpanoptic.data.convert.coco_annotations import (
     read_coco_annotations,
 )
 from rpanoptic.data.convert.label_files import (
-    PICTURE_EXTENSIONS,
     files_by_key,
     only_file,
     read_label_image,
     shown_size,
 )
+from rpanoptic.data.convert.label_images import LabelSuffixes, paired_files
 from rpanoptic.data.convert.label_segments import USUAL_VOID, LabelRules
 from rpanoptic.data.convert.outputs import png_names
 from rpanoptic.data.convert.write import (
@@ -88,7 +88,8 @@ def convert_coco_parts(
             instance they are void, since nothing tells one thing from another.
         classes: all classes. None takes those of the JSON files: of the instances as things and of
             the stuff as stuff, unless an entry has "isthing". Label images need them.
-        images: folder of the pictures; names them where no JSON does, else not looked at.
+        images: folder of the pictures; names them where no JSON does, else not looked at. Those
+            without a label image are left out and counted.
         order: "area" or "file".
         workers: number of processes.
         overwrite: replace the JSON, and PNGs of the same names.
@@ -106,12 +107,21 @@ def convert_coco_parts(
         files.append(_File(read_coco_annotations(stuff.path), isthing=0, void=stuff.void or ()))
     categories = _categories(files, classes, maps)
     is_thing = {entry["id"]: bool(entry["isthing"]) for entry in categories}
-    entries = _merged_images(files) if files else _listed_images(images)
-    stuff_files: list[Path | None] = [None] * len(entries)
-    rules = None
-    if maps is not None:
-        stuff_files = _stuff_files(maps.path, entries)
-        rules = _rules(maps, ClassTable.from_categories(categories))
+    rules = None if maps is None else _rules(maps, ClassTable.from_categories(categories))
+    entries: Sequence[Mapping[str, Any]]
+    stuff_files: Sequence[Path | None]
+    notes: Mapping[str, int] = {}
+    if maps is not None and not files:
+        if images is None:
+            raise DatasetError(
+                "label images do not tell the names of the pictures. Give their folder."
+            )
+        pairs, notes = paired_files(images, maps.path, LabelSuffixes())
+        entries = [{"id": number, "file_name": one[1]} for number, one in enumerate(pairs, 1)]
+        stuff_files = [path for _, _, path in pairs]
+    else:
+        entries = _merged_images(files)
+        stuff_files = [None] * len(entries) if maps is None else _stuff_files(maps.path, entries)
     pictures = [
         (
             entry["file_name"],
@@ -137,6 +147,7 @@ def convert_coco_parts(
         pictures,
         categories,
         inputs=[path for path in (instances, stuff and stuff.path, images) if path],
+        notes=notes,
         workers=workers,
         overwrite=overwrite,
         progress=progress,
@@ -170,6 +181,8 @@ class _Parts(NamedTuple):
 def _categories(
     files: Sequence[_File], classes: ClassTable | None, maps: Stuff | None
 ) -> list[dict[str, Any]]:
+    if not files and maps is None:
+        raise DatasetError("neither instances nor stuff are given; there is nothing to convert.")
     if classes is not None:
         return classes.categories()
     if maps is not None:
@@ -177,8 +190,6 @@ def _categories(
             f"{maps.path}: label images do not tell what their classes are called. Give the "
             "classes too."
         )
-    if not files:
-        raise DatasetError("neither instances nor stuff are given; there is nothing to convert.")
     found: dict[int, dict[str, Any]] = {}
     for file in files:
         for number, entry in file.read.categories.items():
@@ -207,14 +218,6 @@ def _merged_images(files: Iterable[_File]) -> list[Mapping[str, Any]]:
                         f"other file {other[key]!r}."
                     )
     return list(merged.values())
-
-
-def _listed_images(folder: Path | None) -> list[Mapping[str, Any]]:
-    if folder is None:
-        raise DatasetError("label images do not tell the names of the pictures. Give their folder.")
-    paths = files_by_key(folder, extensions=PICTURE_EXTENSIONS)
-    names = [path.relative_to(folder).as_posix() for same in paths.values() for path in same]
-    return [{"id": number, "file_name": name} for number, name in enumerate(names, start=1)]
 
 
 def _stuff_files(folder: Path, entries: Sequence[Mapping[str, Any]]) -> list[Path | None]:

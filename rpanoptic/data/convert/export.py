@@ -73,6 +73,7 @@ def export_panoptic(
     output: Path,
     prepare: Callable[[ClassTable], PictureWriter],
     *,
+    renumbered: Callable[[ClassTable], ClassTable] | None = None,
     workers: int = 1,
     overwrite: bool = False,
     progress: bool = True,
@@ -87,6 +88,8 @@ def export_panoptic(
         output: folder to write to.
         prepare: takes the classes, refuses those that the format cannot tell, and returns what
             writes the files of a picture, which must be picklable when ``workers`` is above 1.
+        renumbered: gives the classes the ids that they have in the files, which "classes.csv"
+            lists; by default their category ids.
         workers: number of processes.
         overwrite: replace files of the same names.
         progress: whether to show a progress bar.
@@ -120,7 +123,7 @@ def export_panoptic(
             description=output.name,
             progress=progress,
         )
-        write_classes(unfinished.file, classes)
+        write_classes(unfinished.file, renumbered(classes) if renumbered else classes)
     return ExportReport(len(jobs), len(images) - len(jobs), sum_of_notes(notes))
 
 

@@ -16,8 +16,10 @@ PICTURE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # Modes of Pillow with one whole number per pixel. "I" has 32 bits with a sign.
 _NUMBERS = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 # Pillow stretches greyscale of these bits to 8, and turns it over in TIFFs whose 0 is white.
-_CHANGED = ("1;I", "1;IR", "L;I", "L;IR", "L;2", "L;2R", "L;2I", "L;2IR")
-_CHANGED += ("L;4", "L;4R", "L;4I", "L;4IR")
+_CHANGED = (
+    *("1;I", "1;IR", "L;I", "L;IR"),
+    *("L;2", "L;2R", "L;2I", "L;2IR", "L;4", "L;4R", "L;4I", "L;4IR"),
+)
 _SAMPLE_FORMAT, _SIGNED = 339, 2  # a tag of TIFF, and one of its values
 _UPRIGHT = 1
 # EXIF orientations that exchange width and height.

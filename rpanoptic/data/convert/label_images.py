@@ -77,7 +77,8 @@ def label_images_to_panoptic(
 
     Files that belong together have the same path below their folders, but for suffix and
     extension; that path is the picture's id. In an instance map, 0 is no instance, and the same
-    number may stand for things of several classes. Pictures without label image are left out.
+    number may stand for things of several classes. Pictures without label image are left out
+    and counted.
 
     Args:
         image_root: folder of the pictures.
@@ -104,7 +105,8 @@ def label_images_to_panoptic(
     if instance_root is not None:
         instances = files_by_key(instance_root, suffix=suffixes.instances)
     jobs = []
-    for key, name, labels in paired_files(image_root, label_root, suffixes):
+    pairs, notes = paired_files(image_root, label_root, suffixes)
+    for key, name, labels in pairs:
         instance = None
         if instances is not None and instance_root is not None:
             instance = only_file(instances, key, "instance map", instance_root)
@@ -116,6 +118,7 @@ def label_images_to_panoptic(
         jobs,
         rules.classes.categories(),
         inputs=[path for path in (image_root, label_root, instance_root) if path],
+        notes=notes,
         workers=workers,
         overwrite=overwrite,
         progress=progress,
@@ -124,8 +127,12 @@ def label_images_to_panoptic(
 
 def paired_files(
     image_root: Path, label_root: Path, suffixes: LabelSuffixes
-) -> list[tuple[str, str, Path]]:
-    """For each label image its key, its picture's name below ``image_root``, and its path.
+) -> tuple[list[tuple[str, str, Path]], dict[str, int]]:
+    """Find the pictures of label images.
+
+    Returns:
+        for each label image its key, its picture's name below ``image_root``, and its path; and
+        how many pictures have no label image, as a note.
 
     Raises:
         DatasetError: there are none, or one has no picture or several.
@@ -139,7 +146,8 @@ def paired_files(
         picture = only_file(pictures, key, "picture", image_root)
         label = only_file(labels, key, "label image", label_root)
         pairs.append((key, picture.relative_to(image_root).as_posix(), label))
-    return pairs
+    bare = len(pictures.keys() - labels.keys())
+    return pairs, {"pictures without a label image left out": bare} if bare else {}
 
 
 def _segmented(labels: _Labels, *, rules: LabelRules, divisor: int | None) -> SegmentedPicture:

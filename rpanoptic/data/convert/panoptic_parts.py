@@ -47,6 +47,8 @@ def panoptic_to_instances(
 ) -> int:
     """Write the things of a panoptic dataset as COCO instances, numbered from 1, with RLE masks.
 
+    Pictures without annotation are left out, since nobody knows what they show.
+
     Args:
         panoptic_json: annotations in the COCO panoptic format.
         panoptic_root: folder of the PNGs that the JSON names.
@@ -69,6 +71,8 @@ def panoptic_to_instances(
     thing_ids = {entry["id"] for entry in content["categories"] if entry["isthing"]}
     if not thing_ids:
         raise DatasetError(f"{panoptic_json}: has no class of things.")
+    annotated = {annotation["image_id"] for annotation in content["annotations"]}
+    content["images"] = [image for image in content["images"] if image["id"] in annotated]
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     with written_file(instances_json) as unfinished:
         things = map_in_processes(
@@ -108,7 +112,7 @@ def panoptic_to_semantic(
     """Write a greyscale PNG of labels for each picture, named as the picture; and the classes.
 
     The PNGs have 8 bits, or 16 if a label is above 255. "classes.csv" lists the classes in the
-    order of their category ids.
+    order of their category ids, with their labels as ids.
 
     Args:
         panoptic_json: annotations in the COCO panoptic format.
@@ -142,6 +146,7 @@ def panoptic_to_semantic(
         panoptic_root,
         output,
         prepare,
+        renumbered=_contiguous if numbering == "contiguous" else None,
         workers=workers,
         overwrite=overwrite,
         progress=progress,
@@ -152,20 +157,26 @@ def panoptic_to_semantic(
 def _writer(
     classes: ClassTable, numbering: str, things: bool, panoptic_json: Path
 ) -> _SemanticWriter:
-    ids = [one.id for one in classes.classes]
-    labels = {category_id: label for label, category_id in enumerate(ids, start=1)}
-    void = 0
+    void, labelled = 0, _contiguous(classes)
     if numbering == "categories":
-        labels = {category_id: category_id for category_id in ids}
-        void = next((value for value in USUAL_VOID if value not in labels), -1)
-    if wrong := [label for label in (void, *labels.values()) if not 0 <= label <= _MOST_16_BITS]:
+        labelled = classes
+        ids = {one.id for one in classes.classes}
+        void = next((value for value in USUAL_VOID if value not in ids), -1)
+    labels = [one.id for one in labelled.classes]
+    if wrong := [label for label in (void, *labels) if not 0 <= label <= _MOST_16_BITS]:
         raise DatasetError(
             f"{panoptic_json}: the label {wrong[0]} does not fit into a PNG of 16 bits. Number the "
             "classes contiguously."
         )
-    largest = max((void, *labels.values()))
-    kept = {one.id: labels[one.id] for one in classes.classes if things or not one.isthing}
-    return _SemanticWriter(kept, void, largest)
+    pairs = zip(classes.classes, labels, strict=True)
+    kept = {one.id: label for one, label in pairs if things or not one.isthing}
+    return _SemanticWriter(kept, void, max((void, *labels)))
+
+
+def _contiguous(classes: ClassTable) -> ClassTable:
+    """The classes with the ids 1, 2, ... in their order."""
+    numbered = enumerate(classes.classes, start=1)
+    return ClassTable(tuple(one._replace(id=label) for label, one in numbered))
 
 
 @dataclass(frozen=True)

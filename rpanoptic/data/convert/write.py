@@ -21,6 +21,7 @@ from rpanoptic.data.convert.outputs import (
 )
 from rpanoptic.data.panoptic_classes import ClassTable, Color
 from rpanoptic.data.panoptic_format import VOID_ID, panoptic_rgb
+from rpanoptic.data.panoptic_json import faults
 from rpanoptic.data.parallel import map_in_processes
 from rpanoptic.errors import DatasetError, listed
 
@@ -76,7 +77,7 @@ class ConversionReport:
             empty; they are left out.
         examples: the first few of these, in words.
         void_pixels: share of pixels without a segment, 0 to 1.
-        notes: the sums of what the pictures' notes count.
+        notes: the sums of what was left out or taken otherwise, in words.
     """
 
     pictures: int
@@ -108,6 +109,7 @@ def write_panoptic(
     categories: Iterable[Mapping[str, Any]],
     *,
     inputs: Iterable[Path] = (),
+    notes: Mapping[str, int] = {},
     workers: int = 1,
     overwrite: bool = False,
     progress: bool = True,
@@ -126,6 +128,7 @@ def write_panoptic(
             what ``convert`` takes.
         categories: "id" and "isthing" of the classes, with "name", "color" and more if known.
         inputs: files and folders that ``convert`` reads, which are not written to.
+        notes: what was left out before, in words, and how often; goes into the report.
         workers: number of processes.
         overwrite: replace the JSON, and PNGs of the same names.
         progress: whether to show a progress bar.
@@ -167,6 +170,9 @@ def write_panoptic(
             "annotations": [result.annotation for result in results],
             "categories": entries,
         }
+        # What no reader of the JSON would take.
+        for fault in faults(content):
+            raise DatasetError(f"{panoptic_json}: {fault.where} {fault.what}.")
         write_json(unfinished.file, content)
     hidden = [text for result in results for text in result.hidden]
     return ConversionReport(
@@ -176,7 +182,7 @@ def write_panoptic(
         examples=tuple(hidden[:_MOST_EXAMPLES]),
         void_pixels=sum(result.void for result in results)
         / sum(result.image["width"] * result.image["height"] for result in results),
-        notes=sum_of_notes(result.notes for result in results),
+        notes=sum_of_notes([notes, *(result.notes for result in results)]),
     )
 
 

@@ -137,7 +137,11 @@ def test_stuff_alone_is_enough(tmp_path, dtype):
         convert(tmp_path, stuff=maps, classes=CLASSES)
     with pytest.raises(DatasetError, match=r"stuff: label images do not tell what their classes"):
         convert(tmp_path, stuff=maps, images=pictures)
-    convert(tmp_path, stuff=maps, images=pictures, classes=CLASSES)
+    with pytest.raises(DatasetError, match=r"neither instances nor stuff are given"):
+        convert(tmp_path, classes=CLASSES)
+    write_map(pictures, np.zeros((HEIGHT, WIDTH, 3), np.uint8), "a/Two.PNG")
+    report = convert(tmp_path, stuff=maps, images=pictures, classes=CLASSES)
+    assert report.notes == {"pictures without a label image left out": 1}
     found = read(tmp_path)
     assert same(found[92, 0], [box(5, 1, HEIGHT, WIDTH)])
     assert same(found[93, 0], [box(0, 1, 5, WIDTH)])

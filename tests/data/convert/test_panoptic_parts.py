@@ -78,6 +78,16 @@ def test_random_segmentations_come_back(tmp_path, seed, things):
     assert (report.hidden, report.notes) == (0, {})
 
 
+def test_pictures_without_annotation_are_not_taken_for_empty_ones(tmp_path):
+    source = _random_set(tmp_path, 0)
+    content = json.loads(source.panoptic_json.read_text())
+    del content["annotations"][2]
+    source.panoptic_json.write_text(json.dumps(content))
+    again, _ = _round_trip(source, tmp_path)
+    said = sayings(again)
+    assert said == sayings(source) and len(said) == 5
+
+
 def test_the_synthetic_set_comes_back(synthetic_set, tmp_path):
     root = synthetic_set / "synthetic_panoptic"
     source = PanopticSource(
@@ -145,7 +155,9 @@ def test_labels_are_numbered_as_told(tiny, tmp_path, options, void, labels):
     expected[:, 22:] = void
     assert pixels.dtype == np.uint8 and np.array_equal(pixels, expected)
     classes = read_classes(tmp_path / "semantic/classes.csv").classes
-    assert [one.name for one in classes] == ["cat", "grass", "sky"]
+    # Their ids are the labels, also where things are void, so that the images can be read.
+    whole = {"cat": 3, "grass": 7, "sky": 9} if "numbering" in options else {}
+    assert {one.name: one.id for one in classes} == (whole or {"cat": 1, "grass": 2, "sky": 3})
 
 
 def _with_category_ids(path, **ids):

@@ -50,15 +50,15 @@ def write(root, pictures, categories=CATEGORIES, convert=identity, **options):
 
 def test_what_is_written_is_what_was_given(tmp_path):
     report = write(
-        tmp_path, [("a/One.JPG", picture()), ("two.jpeg", picture({"id": "x", "licence": 3}))]
+        tmp_path, [("a/One.JPG", picture()), ("two.jpeg", picture({"id": 9, "licence": 3}))]
     )
     content = load_panoptic_json(tmp_path / "panoptic.json")
     assert content["images"] == [
         {"id": 1, "file_name": "a/One.JPG", "width": 8, "height": 6},
-        {"id": "x", "licence": 3, "file_name": "two.jpeg", "width": 8, "height": 6},
+        {"id": 9, "licence": 3, "file_name": "two.jpeg", "width": 8, "height": 6},
     ]
     assert [a["file_name"] for a in content["annotations"]] == ["a/One.png", "two.png"]
-    assert [a["image_id"] for a in content["annotations"]] == [1, "x"]
+    assert [a["image_id"] for a in content["annotations"]] == [1, 9]
     for annotation in content["annotations"]:
         segments = annotation["segments_info"]
         assert [(s["category_id"], s["iscrowd"], s["area"], s["bbox"]) for s in segments] == [
@@ -123,6 +123,8 @@ def test_files_do_not_depend_on_workers(tmp_path):
             r"a.jpg: .* labels that belong to no segment: 4\.",
         ),
         ([("a.jpg", picture({"id": 1})), ("b.jpg", picture({"id": 1}))], "a.jpg and b.jpg .* id 1"),
+        ([("a.jpg", picture()), ("b.jpg", picture({"id": "b"}))], "numbers, and ids that are str"),
+        ([("a.jpg", picture({"id": 2**63}))], f"the id {2**63}, too long for 64 bits"),
         ([("a.jpg", picture({"id": None}))], "a.jpg: its id must be .* got None"),
         ([("a.jpg", picture()), ("A.png", picture())], r"'A.png' and 'a.jpg' share 'A.png'"),
         ([("a.jpg", picture()), ("a.jpg", picture())], r"'a.jpg' is listed twice"),
