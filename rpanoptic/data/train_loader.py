@@ -233,8 +233,8 @@ class TrainLoader:
 def build_train_loader(cfg: CfgNode, mapper: Mapper) -> TrainLoader:
     """The training data of a config, chosen and filtered as Detectron2 does it.
 
-    A panoptic picture that is void everywhere is left out too: a batch of such alone would have no
-    finite loss.
+    A panoptic picture that is void everywhere is left out too: it teaches a detector alone, that
+    there is nothing, which nobody has said.
 
     With ``SEED`` below 0 a seed is drawn, the same for all processes, and logged.
 

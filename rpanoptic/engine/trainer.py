@@ -30,6 +30,7 @@ from rpanoptic.engine.resume import with_resume_hooks
 from rpanoptic.engine.train_step import build_train_step, check_batch
 from rpanoptic.engine.writers import RecurrencePrinter
 from rpanoptic.evaluation import build_evaluators
+from rpanoptic.modeling.heads.void_targets import accept_void_targets
 from rpanoptic.modeling.test_time_augmentation import with_test_time_augmentation
 from rpanoptic.random_state import preserved_random_state
 
@@ -39,8 +40,8 @@ class Trainer(DefaultTrainer):
 
     It differs from :class:`detectron2.engine.DefaultTrainer` in its checkpointer, which refuses
     unsafe and unfitting files, in ``RPANOPTIC.OPTIMIZER``, in its hook for recurrent blocks,
-    in the average of the weights that ``RPANOPTIC.EMA_DECAY`` asks for, and in that several
-    processes may train on CPUs.
+    in the average of the weights that ``RPANOPTIC.EMA_DECAY`` asks for, in that batches may be void
+    everywhere, and in that several processes may train on CPUs.
 
     Args:
         cfg: a config from :func:`rpanoptic.engine.setup_config`.
@@ -57,6 +58,7 @@ class Trainer(DefaultTrainer):
         check_batch(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         check_penalties(model)
+        accept_void_targets(model)
         if comm.get_world_size() > 1 and cfg.MODEL.DEVICE == "cpu":
             replace_sync_batch_norm(model)
         optimizer = self.build_optimizer(cfg, model)

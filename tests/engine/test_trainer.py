@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -307,3 +308,18 @@ def test_metadata_of_the_tiny_set_matches_the_model() -> None:
     metadata = MetadataCatalog.get("synthetic_panoptic_train")
     assert len(metadata.thing_classes) == 4
     assert len(metadata.stuff_classes) == 5
+
+
+def test_batches_that_are_void_everywhere_do_not_end_a_training(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = tiny_cfg(tmp_path, MODEL__META_ARCHITECTURE="PanopticFPN")
+    trainer = Trainer(cfg)
+    step = trainer._trainer
+    first, *_ = next(iter(step.data_loader))
+    first["sem_seg"] = torch.full_like(first["sem_seg"], 255)
+    monkeypatch.setattr(type(step), "_data_loader_iter", itertools.repeat([first]))
+    with EventStorage() as storage:
+        trainer.run_step()
+        assert storage.latest()["loss_sem_seg"][0] == 0
+        assert storage.latest()["loss_cls"][0] > 0

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeAlias
 from torch import Tensor, nn
 
 from rpanoptic.errors import DatasetError
+from rpanoptic.modeling.heads.void_targets import accept_void_targets
 from rpanoptic.modeling.penalty import clear_penalties, take_penalties
 from rpanoptic.recurrent import Diagnostics, recurrent_blocks, steps_at_test
 
@@ -18,12 +19,17 @@ Steps: TypeAlias = "int | Mapping[str, int] | None"
 class RecurrentModel(nn.Module):
     """Mixin, to stand before one of Detectron2's meta-architectures among the bases.
 
-    In training it adds the penalties of parts that return features only to the losses. At
-    inference the numbers of steps can be chosen by call.
+    In training it adds the penalties of parts that return features only to the losses; crops that
+    are void everywhere have a semantic loss of 0. At inference the numbers of steps can be chosen by
+    call.
     """
 
     #: What each picture of a training batch must bring beside "image".
     ground_truth: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        accept_void_targets(self)
 
     def forward(self, batched_inputs: list[dict[str, Any]], *, steps: Steps = None) -> Any:
         """As the meta-architecture's own, with the penalties of all parts, or with other steps.

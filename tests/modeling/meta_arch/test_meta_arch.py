@@ -149,14 +149,23 @@ def test_pictures_without_things_and_very_narrow_ones(name: str, tmp_path: Path)
         assert result[key].shape[1:] == (1, 600)
 
 
+@pytest.mark.parametrize("head", ["RecurrentSemSegFPNHead", "SemSegFPNHead"])
 @pytest.mark.parametrize("name", ["RecurrentPanopticFPN", "RecurrentSemanticSegmentor"])
-def test_a_picture_on_which_no_pixel_counts(name: str, tmp_path: Path) -> None:
+def test_a_picture_on_which_no_pixel_counts(name: str, head: str, tmp_path: Path) -> None:
     # The mapper leaves no instance of a crowd, and its pixels are ignored.
     crowd = picture(0)
     crowd["sem_seg"] = torch.full_like(crowd["sem_seg"], 255)
-    losses = losses_of(tiny_model(name, tmp_path), [crowd])
-    assert losses["loss_sem_seg"].item() == 0
-    assert torch.isfinite(sum(losses.values()))
+    model = tiny_model(name, tmp_path, MODEL__SEM_SEG_HEAD__NAME=head)
+    for one in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        losses = losses_of(one, [crowd])
+        assert losses["loss_sem_seg"].item() == 0
+        total = sum(losses.values())
+        assert torch.isfinite(total)
+        total.backward()
+        # Each has a gradient, or other processes would wait for it; of the copy, its own.
+        gradients = [parameter.grad for parameter in one.sem_seg_head.parameters()]
+        assert all(grad is not None and grad.isfinite().all() for grad in gradients)
+        assert not one.sem_seg_head.predictor.weight.grad.any()
 
 
 @pytest.mark.parametrize("name", MODELS)
