@@ -107,7 +107,9 @@ class Predictor:
     def _input(self, image: np.ndarray) -> dict[str, Any]:
         height, width = image.shape[:2]
         resize = self._resize.get_transform(image)
-        _check_narrowness(image, (resize.new_h, resize.new_w), self._resize.max_size)
+        # INPUT.MIN_SIZE_TEST 0 changes no size.
+        if isinstance(resize, T.ResizeTransform):
+            _check_narrowness(image, (resize.new_h, resize.new_w), self._resize.max_size)
         image = resize.apply_image(image[:, :, ::-1] if self._to_bgr else image)
         pixels = torch.as_tensor(image.astype("float32").transpose(2, 0, 1))
         return {"image": pixels, "height": height, "width": width}

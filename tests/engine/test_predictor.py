@@ -48,6 +48,18 @@ def test_channel_order_follows_the_config(tmp_path: Path, image: np.ndarray) -> 
     assert not torch.equal(bgr(image)["sem_seg"], bgr(swapped)["sem_seg"])
 
 
+def test_pictures_keep_their_size_where_none_is_asked_for(
+    tmp_path: Path, image: np.ndarray
+) -> None:
+    predict = make(tmp_path, INPUT__MIN_SIZE_TEST=0)
+    seen = []
+    predict.model.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
+    output = predict(image)
+    # Padded to what the backbone divides by.
+    assert seen == [(1, 3, 96, 96)]
+    assert output["sem_seg"].shape == (5, 80, 96)
+
+
 def test_masks_at_the_configured_steps_are_the_models_own(
     tmp_path: Path, image: np.ndarray
 ) -> None:
