@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from rpanoptic.visualization.style import GREY, INK, new_figure
+from rpanoptic.visualization.style import GREY, INK, as_it_is, new_figure
 
 # Side of a cell in inches, and size of the names, points: of few classes, and of many.
 _CELLS = (0.5, 0.15)
@@ -54,6 +54,7 @@ def draw_confusion(
     labels = [
         name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..." for name in names
     ]
+    labels = [as_it_is(label) for label in labels]
     # Letters are about 0.6 of their size wide.
     margin = 0.6 * size / 72 * max(map(len, [*labels, "nothing predicted"])) + 0.6
     side = cell * count + margin

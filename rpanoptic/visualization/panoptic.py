@@ -16,6 +16,7 @@ from detectron2.structures import Instances, polygons_to_bitmask
 from detectron2.utils.visualizer import Visualizer
 
 from rpanoptic.visualization.colors import Color, class_color, instance_color
+from rpanoptic.visualization.style import as_it_is
 
 # Labels are legible from about this size on; smaller pictures are enlarged.
 MIN_SIDE = 440
@@ -63,7 +64,7 @@ def draw_panoptic(
 
 
 def draw_output(image: np.ndarray, output: dict[str, Any], metadata: Metadata) -> np.ndarray:
-    """Draw what a model predicted: its panoptic segmentation, else its instances.
+    """Draw what a model predicted: its panoptic segmentation, else its instances, else its stuff.
 
     Args:
         image: ``(H, W, 3)`` uint8, RGB.
@@ -71,13 +72,20 @@ def draw_output(image: np.ndarray, output: dict[str, Any], metadata: Metadata) -
         metadata: class names and colours.
 
     Returns:
-        RGB uint8, see :func:`draw_panoptic`; the bare picture if ``output`` has neither.
+        RGB uint8, see :func:`draw_panoptic`; the bare picture if ``output`` has none.
     """
     if "panoptic_seg" in output:
         panoptic_seg, segments_info = output["panoptic_seg"]
         return draw_panoptic(image, panoptic_seg.cpu(), segments_info, metadata)
     if "instances" in output:
         return draw_instances(image, output["instances"].to("cpu"), metadata)
+    if "sem_seg" in output:
+        labels = output["sem_seg"].argmax(dim=0).cpu()
+        segments = [
+            {"id": label, "category_id": label, "isthing": False}
+            for label in torch.unique(labels).tolist()
+        ]
+        return draw_panoptic(image, labels, segments, metadata)
     return enlarged(image)
 
 
@@ -216,7 +224,8 @@ def _draw_boxes(
         box = (instances.pred_boxes.tensor[index] * factor).tolist()
         visualizer.draw_box(box, edge_color=color, alpha=_THING_OPACITY)
         text = f"{metadata.thing_classes[category]} {float(instances.scores[index]):.0%}"
-        visualizer.draw_text(text, (box[0], box[1]), color=color, horizontal_alignment="left")
+        place = (box[0], box[1])
+        visualizer.draw_text(as_it_is(text), place, color=color, horizontal_alignment="left")
 
 
 def _write_label(visualizer: Visualizer, mask: np.ndarray, text: str, color: Color) -> None:
@@ -232,8 +241,7 @@ def _write_label(visualizer: Visualizer, mask: np.ndarray, text: str, color: Col
     y = float(np.clip(row - line / 2, 1, max(1.0, height - 1.4 * line)))
     # Half way to white: legible on the black behind it, and still of its class.
     tint = tuple((1 + value) / 2 for value in color)
-    # Between two dollars Matplotlib would look for a formula.
-    visualizer.draw_text(text.replace("$", r"\$"), (x, y), font_size=points, color=tint)
+    visualizer.draw_text(as_it_is(text), (x, y), font_size=points, color=tint)
 
 
 def _to_bitmask(segmentation: Any, shape: tuple[int, int]) -> np.ndarray:

@@ -112,7 +112,7 @@ def _drawn(picture: Picture, source: PanopticSource, metadata: Metadata) -> np.n
 
 def _read(root: Path, name: str | None, read: Callable[[Path], np.ndarray]) -> np.ndarray | None:
     """What is in a file; None where it cannot be read, or is none."""
-    with contextlib.suppress(DatasetError):
+    with contextlib.suppress(DatasetError, OSError):
         if name is not None and (root / name).is_file():
             return read(root / name)
     return None

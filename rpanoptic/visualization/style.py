@@ -39,8 +39,13 @@ def new_figure(width: float, height: float, title: str) -> Figure:
     """An empty figure of no global state; sizes in inches, no title if it is empty."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     if title:
-        figure.suptitle(title, fontsize=11, color=INK)
+        figure.suptitle(as_it_is(title), fontsize=11, color=INK)
     return figure
+
+
+def as_it_is(text: str) -> str:
+    """Text for Matplotlib, which between two dollars would look for a formula, and may not read it."""
+    return text.replace("$", r"\$")
 
 
 def style_axes(axes: Axes) -> None:

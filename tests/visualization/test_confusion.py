@@ -37,6 +37,11 @@ def test_many_classes_have_a_name_each_and_no_numbers() -> None:
     assert all(one.y0 > other.y1 for one, other in itertools.pairwise(labels))
 
 
+def test_names_that_look_like_formulas_are_drawn_as_they_are(tmp_path) -> None:
+    figure = draw_confusion(np.eye(3, dtype=int), ["$\\frac{car_x$", "a $_^$"], title="$_^$ set")
+    assert save_figure(tmp_path / "confusion.png", figure).stat().st_size > 0
+
+
 def test_other_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"must be \(3, 3\) for 2 names: \(2, 2\)"):
         draw_confusion(np.zeros((2, 2)), ["dog", "sky"])

@@ -103,6 +103,18 @@ def test_output_without_segments_is_the_picture(metadata: Metadata, image: np.nd
     assert np.array_equal(draw_output(image, {}, metadata), image)
 
 
+def test_stuff_alone_is_drawn_by_its_scores(metadata: Metadata, image: np.ndarray) -> None:
+    scores = torch.zeros(2, 500, 600)
+    scores[1, :, :300] = 1
+    scores[0, :, 300:] = 1
+    labels = scores.argmax(dim=0)
+    segments = [{"id": label, "category_id": label, "isthing": False} for label in (0, 1)]
+    drawn = draw_output(image, {"sem_seg": scores}, metadata)
+    assert np.array_equal(drawn, draw_panoptic(image, labels, segments, metadata))
+    sky = 0.5 * 255 * np.array(class_color(metadata, "stuff", 1)) + 0.5 * 128
+    assert np.abs(drawn[20, 20] - sky).max() < 3
+
+
 def test_colours_of_the_dataset_are_used(metadata: Metadata) -> None:
     metadata.set(stuff_colors=[(0, 0, 0), (255, 0, 51)])
     assert class_color(metadata, "stuff", 1) == pytest.approx((1.0, 0.0, 0.2))
@@ -174,6 +186,9 @@ def test_boxes_are_drawn_where_there_are_no_masks(metadata: Metadata, image: np.
     factor = small.shape[0] / 100
     assert abs(columns.max() - 60 * factor) < 6  # the line's width and the label's
     assert abs(rows.max() - 80 * factor) < 6
+    # No formula: Matplotlib would refuse it.
+    metadata = Metadata(name="test_formula", thing_classes=[r"$\frac{car_x$"])
+    assert (draw_output(image, {"instances": instances}, metadata) != image).any()
 
 
 def _scaled(instances: Instances, factor: float) -> Instances:
