@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from PIL import Image
 from rpanoptic.errors import DatasetError
 
 VOID_ID = 0
+LARGEST_SEGMENT_ID = 256**3 - 1
 VOID_LABEL = 255
 THINGS_LABEL = 0
 
@@ -65,6 +66,49 @@ def panoptic_rgb(segment_ids: np.ndarray) -> npt.NDArray[np.uint8]:
     """Segment ids (...) below 256**3 -> the pixels (..., 3), R G B, of their panoptic PNG."""
     shifts = np.array([0, 8, 16], dtype=np.uint32)
     return (segment_ids.astype(np.uint32)[..., None] >> shifts & 255).astype(np.uint8)
+
+
+class DrawnSegment(NamedTuple):
+    """A segment by its pixels.
+
+    Attributes:
+        area: their number.
+        bbox: x, y, width and height of the smallest box around them, in pixels.
+    """
+
+    area: int
+    bbox: tuple[int, int, int, int]
+
+
+def drawn_segments(ids: npt.NDArray[np.integer]) -> dict[int, DrawnSegment]:
+    """The segments of a picture by id, void among them.
+
+    It works on runs of equal ids along the rows, which are far fewer than the pixels.
+
+    Args:
+        ids: (H, W) segment ids, at least one pixel.
+    """
+    height, width = ids.shape
+    begins = np.ones((height, width), dtype=bool)
+    np.not_equal(ids[:, 1:], ids[:, :-1], out=begins[:, 1:])
+    starts = np.flatnonzero(begins)
+    lengths = np.diff(starts, append=ids.size)
+    found, segment = np.unique(ids.ravel()[starts], return_inverse=True)
+    rows, left = np.divmod(starts, width)
+    right = left + lengths
+    areas = np.bincount(segment, weights=lengths).astype(np.int64)
+    boxes = np.empty((4, found.size), dtype=np.int64)
+    boxes[:2] = max(height, width)
+    boxes[2:] = 0
+    np.minimum.at(boxes[0], segment, left)
+    np.minimum.at(boxes[1], segment, rows)
+    np.maximum.at(boxes[2], segment, right)
+    np.maximum.at(boxes[3], segment, rows + 1)
+    boxes[2:] -= boxes[:2]
+    return {
+        int(one): DrawnSegment(int(area), (int(x), int(y), int(w), int(h)))
+        for one, area, x, y, w, h in zip(found, areas, *boxes, strict=True)
+    }
 
 
 def stuff_labels(categories: Iterable[Mapping[str, Any]]) -> dict[int, int]:

@@ -128,8 +128,8 @@ def faults(content: Mapping[str, Any]) -> Iterator[Fault]:
                 yield Fault("duplicate_annotation", f"image {image_id!r}", "has two annotations")
             seen.add(image_id)
         # Two annotations of one image are a fault already.
-        png = os.path.normpath(file_name) if _FILE.holds(file_name) else None
-        if png is not None and pngs.setdefault(png, image_id) != image_id:
+        png = os.path.normpath(str(file_name))
+        if _FILE.holds(file_name) and pngs.setdefault(png, image_id) != image_id:
             yield Fault("duplicate_png", where, f"has the PNG {file_name!r} of another image")
         if isinstance(annotation.get("segments_info"), list):
             yield from _segment_faults(f"{where} ({file_name})", annotation, categories)

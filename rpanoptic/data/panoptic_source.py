@@ -69,9 +69,12 @@ class PanopticSource:
             DatasetError: one is not; the message names it and what it is for.
         """
         for path, there, what in (
-            (self.image_root, self.image_root.is_dir(), "folder of the pictures"),
-            (self.panoptic_json, self.panoptic_json.is_file(), "file of the panoptic annotations"),
-            (self.panoptic_root, self.panoptic_root.is_dir(), "folder of the panoptic PNGs"),
+            (self.image_root, Path.is_dir, "folder of the pictures"),
+            (self.panoptic_json, Path.is_file, "file of the panoptic annotations"),
+            (self.panoptic_root, Path.is_dir, "folder of the panoptic PNGs"),
         ):
-            if not there:
-                raise DatasetError(f"{path}: no such {what}.")
+            try:
+                if not there(path):
+                    raise DatasetError(f"{path}: no such {what}.")
+            except OSError as error:
+                raise DatasetError(f"{path}: no usable {what} ({error.strerror}).") from None

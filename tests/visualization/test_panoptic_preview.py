@@ -69,6 +69,13 @@ def test_what_cannot_be_read_is_left_out(data, headings):
     ]
 
 
+def test_names_that_no_file_can_have_are_left_out(data, headings):
+    data.images[0]["file_name"] = "x" * 300
+    data.annotations[1]["file_name"] = "y" * 300
+    assert draw_preview(data.inspect(), pictures=2) is not None
+    assert [text.split(":")[0] for text in headings] == ["picture_unreadable", "png_unreadable"]
+
+
 def test_a_narrow_picture_gets_margins(data):
     Image.new("RGB", (4, 500)).save(data.picture())
     drawn = draw_preview(data.inspect(), pictures=1)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from rpanoptic.data.convert.outputs import (
@@ -20,14 +19,13 @@ from rpanoptic.data.convert.outputs import (
     written_together,
 )
 from rpanoptic.data.panoptic_classes import ClassTable, Color
-from rpanoptic.data.panoptic_format import VOID_ID, panoptic_rgb
+from rpanoptic.data.panoptic_format import LARGEST_SEGMENT_ID, VOID_ID, drawn_segments, panoptic_rgb
 from rpanoptic.data.panoptic_json import faults
 from rpanoptic.data.parallel import map_in_processes
 from rpanoptic.errors import DatasetError, listed
 
 Source = TypeVar("Source")
 
-_MOST_ID = 256**3 - 1
 # From one id of a class to the next: 53 in R, 29 in G, 11 in B. Odd, so that every id is reached.
 _ID_STEP = 53 | 29 << 8 | 11 << 16
 _MOST_EXAMPLES = 5
@@ -259,21 +257,15 @@ def _write_picture(
             f"{job.file_name}: its segmentation is {width} x {height} pixels, its entry says "
             f"{given[0]} x {given[1]}."
         )
-    numbers, places = np.unique(label_map, return_inverse=True)
-    unknown = [int(one) for one in numbers if one != VOID_ID and int(one) not in picture.segments]
+    drawn = drawn_segments(label_map)
+    unknown = sorted(drawn.keys() - picture.segments.keys() - {VOID_ID})
     if unknown:
         raise DatasetError(
             f"{job.file_name}: its segmentation has labels that belong to no segment: "
             f"{listed(unknown, most=5)}."
         )
-    # The place of each label in the order of the segments, 0 for void.
-    drawn = {int(number) for number in numbers}
-    order = [number for number in picture.segments if number in drawn]
-    rank = {number: place for place, number in enumerate(order, start=1)} | {VOID_ID: 0}
-    index = np.array([rank[int(number)] for number in numbers])[places.reshape(label_map.shape)]
-    segments = [picture.segments[number] for number in order]
-    ids = _segment_ids(job.file_name, segments, colors)
-    areas, boxes = _areas_and_boxes(index, len(segments))
+    shown = {number: one for number, one in picture.segments.items() if number in drawn}
+    ids = dict(zip(shown, _segment_ids(job.file_name, list(shown.values()), colors), strict=True))
     image = {"id": job.number, **picture.image}
     image |= {"file_name": job.file_name, "width": width, "height": height}
     annotation = {
@@ -281,23 +273,25 @@ def _write_picture(
         "file_name": job.png,
         "segments_info": [
             {
-                "id": segment_id,
+                "id": ids[number],
                 "category_id": segment.category_id,
                 "iscrowd": int(segment.iscrowd),
-                "area": area,
-                "bbox": box,
+                "area": drawn[number].area,
+                "bbox": list(drawn[number].bbox),
             }
-            for segment_id, segment, area, box in zip(ids, segments, areas[1:], boxes, strict=True)
+            for number, segment in shown.items()
         ],
     }
-    rgb = panoptic_rgb(np.array([VOID_ID, *ids], dtype=np.uint32))[index]
-    Image.fromarray(rgb).save(folder / job.png)
+    labels = np.array(sorted(drawn))
+    colored = panoptic_rgb(np.array([ids.get(int(label), VOID_ID) for label in labels]))
+    Image.fromarray(colored[np.searchsorted(labels, label_map)]).save(folder / job.png)
     hidden = [
         f"{segment.origin or f'segment {number}'} of {job.file_name}"
         for number, segment in picture.segments.items()
         if number not in drawn
     ]
-    return _Result(image, annotation, hidden, areas[0], picture.notes)
+    void = drawn[VOID_ID].area if VOID_ID in drawn else 0
+    return _Result(image, annotation, hidden, void, picture.notes)
 
 
 def _segment_ids(
@@ -320,7 +314,7 @@ def _segment_ids(
             )
         wanted = latest.get(category_id, _id_of(colors[category_id]))
         while wanted in taken:
-            wanted = (wanted + _ID_STEP) % (_MOST_ID + 1)
+            wanted = (wanted + _ID_STEP) % (LARGEST_SEGMENT_ID + 1)
         latest[category_id] = wanted
         taken.add(wanted)
         ids.append(wanted)
@@ -330,31 +324,6 @@ def _segment_ids(
 def _id_of(color: Color) -> int:
     red, green, blue = color
     return red | green << 8 | blue << 16
-
-
-def _areas_and_boxes(
-    index: npt.NDArray[np.integer], count: int
-) -> tuple[list[int], list[list[int]]]:
-    """Areas of the labels 0 to ``count``, and boxes (x, y, width, height) of those from 1.
-
-    Args:
-        index: (H, W), each label from 1 with at least one pixel.
-        count: the largest label.
-    """
-    sides = []
-    for axis, length in enumerate(index.shape):
-        # How many pixels a label has in each row (axis 0) or column (axis 1).
-        position = np.arange(length).reshape((-1, 1) if axis == 0 else (1, -1))
-        numbers = np.bincount(
-            (index * length + position).ravel(), minlength=(count + 1) * length
-        ).reshape(count + 1, length)
-        first = (numbers > 0).argmax(axis=1)
-        last = length - 1 - (numbers[:, ::-1] > 0).argmax(axis=1)
-        sides.append((first, last - first + 1))
-    areas = numbers.sum(axis=1)
-    (y, height), (x, width) = sides
-    boxes = np.stack([x, y, width, height], axis=1)[1:]
-    return areas.tolist(), boxes.tolist()
 
 
 def _check_image_ids(results: Sequence[_Result]) -> None:

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 from rpanoptic.data.inspection.findings import ClassCount, Counts, Findings, id_range
 from rpanoptic.data.panoptic_classes import MOST_STUFF
+from rpanoptic.data.panoptic_format import LARGEST_SEGMENT_ID, VOID_ID
 from rpanoptic.data.panoptic_json import faults, is_inner_path, read_panoptic_json
-
-LARGEST_SEGMENT_ID = 256**3 - 1
 
 
 class Segment(NamedTuple):
@@ -227,7 +226,7 @@ def _check_segments(picture: Picture, things: Mapping[int, bool], findings: Find
     stuff: Counter[int] = Counter()
     for segment in picture.segments:
         if not 0 < segment.id <= LARGEST_SEGMENT_ID:
-            what = "0 is void" if segment.id == 0 else f"they go from 1 to {LARGEST_SEGMENT_ID}"
+            what = "0 is void" if segment.id == VOID_ID else f"{LARGEST_SEGMENT_ID} is the last"
             findings.add("segment_id_range", where, f"has a segment of id {segment.id}; {what}")
         if segment.category_id is None or things[segment.category_id]:
             continue

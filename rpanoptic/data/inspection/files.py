@@ -8,15 +8,20 @@ import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from rpanoptic.data.inspection.content import LARGEST_SEGMENT_ID, Picture
-from rpanoptic.data.inspection.drawn import DrawnSegment, bbox_differs, drawn_segments
+from rpanoptic.data.inspection.content import Picture
 from rpanoptic.data.inspection.findings import Findings
-from rpanoptic.data.panoptic_format import VOID_ID, segment_ids
+from rpanoptic.data.panoptic_format import (
+    LARGEST_SEGMENT_ID,
+    VOID_ID,
+    DrawnSegment,
+    drawn_segments,
+    segment_ids,
+)
 from rpanoptic.data.panoptic_source import PanopticSource
 from rpanoptic.errors import listed
 
@@ -26,6 +31,8 @@ _MOST_VOID = 0.9
 # Detectron2's default INPUT.MAX_SIZE_TRAIN, and the largest stride of an FPN.
 _LONG_SIDE = 1333
 _STRIDE = 32
+# Some tools leave the last row and column out of a box, or count them twice.
+_BOX_TOLERANCE = 1
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = 1
 # Those that exchange width and height.
@@ -127,7 +134,9 @@ def _opened(path: Path, what: str) -> tuple[bytes, Image.Image]:
         raise
     # Pillow reports damage by OSError, SyntaxError, ValueError and others.
     except Exception as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "no picture"
+        # Else it is one that Pillow takes for too large.
+        said = "no picture" if isinstance(error, UnidentifiedImageError) else str(error)
+        reason = (isinstance(error, OSError) and error.strerror) or said
         raise _Unusable(f"{what}_unreadable", f"cannot be read ({reason})") from None
 
 
@@ -144,6 +153,8 @@ def _decode(image: Image.Image, what: str, *, as_rgb: bool) -> None:
 
 def _hint(path: Path) -> str:
     """What there is instead of a missing file."""
+    if "\\" in path.name:
+        return "; the folders in its name must be parted by /"
     if not path.parent.is_dir():
         return f"; there is no folder {path.parent}"
     names = _by_stem(path.parent).get(path.stem.lower())
@@ -243,11 +254,36 @@ def _check_geometry(
         if segment.area is not None and segment.area != area:
             what = f"segment {segment.id} has {area} pixels, its area is {segment.area!r:.60}"
             findings.add("area_mismatch", where, what)
-        if segment.bbox is not None and bbox_differs(segment.bbox, bbox):
+        if segment.bbox is not None and _bbox_differs(segment.bbox, bbox):
             what = (
                 f"segment {segment.id} has the box {list(bbox)}, its bbox is {segment.bbox!r:.60}"
             )
             findings.add("bbox_mismatch", where, what)
+
+
+def _bbox_differs(claimed: Any, drawn: tuple[int, int, int, int]) -> bool:
+    """Whether a bbox of the JSON is no box, or has an edge more than a pixel from the drawn one.
+
+    Args:
+        claimed: any value; x, y, width and height are expected.
+        drawn: x, y, width and height.
+    """
+    if not isinstance(claimed, list) or len(claimed) != 4:
+        return True
+    if any(type(side) not in (int, float) for side in claimed):
+        return True
+    try:
+        return not all(
+            abs(one - other) <= _BOX_TOLERANCE
+            for one, other in zip(_edges(claimed), _edges(drawn), strict=True)
+        )
+    except OverflowError:  # A whole number of hundreds of digits and a floating-point one.
+        return True
+
+
+def _edges(bbox: Any) -> tuple[float, float, float, float]:
+    x, y, width, height = bbox
+    return x, y, x + width, y + height
 
 
 def _segments(ids: list[int]) -> str:

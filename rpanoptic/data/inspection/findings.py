@@ -143,7 +143,7 @@ class Inspection:
 
     Attributes:
         source: what was inspected.
-        findings: the first 20 of each kind, in the order of the kinds; errors come first.
+        findings: at most 20 of each kind, in the order of the kinds; errors come first.
         numbers: how many findings there are of each kind that was found.
         counts: what there is in the dataset.
     """

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import random
 
@@ -116,6 +117,13 @@ def test_a_missing_path_is_an_error(data, key):
     path.rename(path.with_name("moved"))
     with pytest.raises(DatasetError, match=f"^{path}: no such f"):
         inspect_panoptic(data.source, workers=1, progress=False)
+
+
+@pytest.mark.parametrize("key", ["image_root", "panoptic_json", "panoptic_root"])
+def test_a_path_that_cannot_even_be_asked_for_is_an_error(data, key):
+    source = dataclasses.replace(data.source, **{key: data.source.image_root / ("x" * 300)})
+    with pytest.raises(DatasetError, match=r"x: no usable f.* \(File name too long\)"):
+        inspect_panoptic(source, workers=1, progress=False)
 
 
 def test_workers_are_at_least_one(data):

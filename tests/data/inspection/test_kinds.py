@@ -188,6 +188,16 @@ def _(data):
     data.images[1]["file_name"] = "sub/000002.jpg"
 
 
+@case(
+    "picture_missing",
+    "sub\\000002.jpg",
+    "is not there; the folders in its name must be parted by /",
+)
+def _(data):
+    data.picture(1).unlink()
+    data.images[1]["file_name"] = "sub\\000002.jpg"
+
+
 @case("png_missing", "000003.png", "is not there")
 def _(data):
     data.png(2).unlink()
@@ -207,6 +217,12 @@ def _(data):
 def _(data):
     data.picture().unlink()
     data.picture().mkdir()
+
+
+@case("picture_unreadable", "000001.jpg", "cannot be read (Image size (400000000 pixels) exceeds")
+def _(data):
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    data.picture().write_bytes(_png((b"IHDR", header), (b"IDAT", b"")))
 
 
 @case("picture_unreadable", "000001.jpg", "is no file")
@@ -246,11 +262,15 @@ def _(data):
     rows = b"".join(b"\0" + bytes(24 * 6) for _ in range(16))
     header = struct.pack(">IIBBBBB", 24, 16, 16, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    data.png().write_bytes(_png(*chunks))
+
+
+def _png(*chunks: tuple[bytes, bytes]) -> bytes:
     parts = (
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
         for name, body in chunks
     )
-    data.png().write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 @case("png_mode", "000001.png", "is a JPEG")
@@ -316,7 +336,11 @@ for _bbox in (
     [3, 6, 6, 4],
     [1, 6, 6],
     "box",
+    {"x": 1},
     [1, 6, 6, None],
+    [1, 6, 6, True],
+    [1, 6, float("inf"), 4],
+    [10**400, 6, 0.5, 4],
     [1, 6, 6, float("nan")],
 ):
 
@@ -540,5 +564,6 @@ def test_a_missing_file_is_looked_for_under_like_names(data):
 
 
 def test_boxes_may_differ_by_a_pixel(data):
-    data.segments()[2]["bbox"] = [1.0, 6.0, 5.0, 3.0]
-    assert data.inspect().worst is None
+    for bbox in ([1.0, 6.0, 5.0, 3.0], [0.4, 6, 6.5, 4.9]):
+        data.segments()[2]["bbox"] = bbox
+        assert data.inspect().worst is None

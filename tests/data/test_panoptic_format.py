@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rpanoptic.data.inspection.drawn import bbox_differs, drawn_segments
+from rpanoptic.data.panoptic_format import drawn_segments
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (7, 5), (30, 40)])
@@ -21,21 +21,3 @@ def test_areas_and_boxes_are_those_of_the_pixels(shape, number):
 def test_a_segment_that_goes_round_the_edge_is_two_runs():
     ids = np.array([[1, 1, 2], [2, 1, 1]])
     assert drawn_segments(ids) == {1: (4, (0, 0, 3, 2)), 2: (2, (0, 0, 3, 2))}
-
-
-@pytest.mark.parametrize(
-    ("claimed", "differs"),
-    [
-        ([2, 3, 10, 20], False),
-        ([2.4, 3, 9.5, 19], False),
-        ([2, 3, 12, 20], True),
-        ([0, 3, 10, 20], True),
-        ([2, 3, 10], True),
-        ([2, 3, 10, True], True),
-        ([2, 3, 10, float("inf")], True),
-        (None, True),
-        ({"x": 2}, True),
-    ],
-)
-def test_boxes_are_compared_by_their_edges(claimed, differs):
-    assert bbox_differs(claimed, (2, 3, 10, 20)) is differs
