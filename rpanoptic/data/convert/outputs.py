@@ -34,7 +34,8 @@ def check_outputs(
 
     Raises:
         DatasetError: a file is read and written, or something that is read lies in a folder that
-            is written to; or, without ``overwrite``, a file is there or a folder holds something.
+            is written to, or may do so since the folder holds files and lies in one that is read;
+            or, without ``overwrite``, a file is there or a folder holds something.
     """
     read = {path.resolve() for path in inputs}
     for folder in folders:
@@ -47,10 +48,17 @@ def check_outputs(
                 )
         if folder.exists() and not folder.is_dir():
             raise DatasetError(f"{folder}: is a file; the output needs a folder.")
-        if not overwrite and folder.is_dir() and any(folder.iterdir()):
+        if not folder.is_dir() or not any(folder.iterdir()):
+            continue
+        if not overwrite:
             raise DatasetError(
                 f"{folder}: holds files already. Name an empty or a new folder, or add --overwrite "
                 "to replace files of the same names in it."
+            )
+        if around := sorted(read.intersection(place.parents)):
+            raise DatasetError(
+                f"{folder}: holds files and lies in the input {around[0]}, so that the output "
+                "could replace an input. Name another folder for it."
             )
     for file in files:
         if file.resolve() in read:
@@ -85,17 +93,20 @@ def written_together(folder: Path, file: Path) -> Iterator[Unfinished]:
         file: is replaced if it is there.
 
     Yields:
-        where to write meanwhile. After an error, all that was written there is removed and the
+        where to write meanwhile. After an error there, all that was written is removed and the
         outputs are as they were.
 
     Raises:
         DatasetError: something cannot be written.
     """
+    # Files can be moved within a disk alone: not past a link, nor to where a disk is mounted.
+    place = folder.resolve()
+    beside = place if place.is_mount() else place.parent
     with (
         written_file(file) as unfinished_file,
         _naming(folder),
-        _made_folder(folder.parent),
-        tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as unfinished,
+        _made_folder(beside),
+        tempfile.TemporaryDirectory(dir=beside, prefix=f".{place.name}.") as unfinished,
     ):
         yield Unfinished(Path(unfinished), unfinished_file)
         file.unlink(missing_ok=True)

@@ -47,6 +47,15 @@ def from_labels(source, label_root, root, rules=RULES, **options):
     return made, report
 
 
+def test_pictures_without_a_label_image_are_counted(tmp_path):
+    source = write_random_set(tmp_path)
+    to_labels(source, tmp_path / "labels")
+    Image.new("RGB", (3, 3)).save(source.image_root / "more.jpg")
+    _, report = from_labels(source, tmp_path / "labels/classes", tmp_path)
+    assert report.pictures == 2
+    assert "pictures without a label image left out: 1" in str(report)
+
+
 @pytest.mark.parametrize("extension", [".png", ".tif"])
 @pytest.mark.parametrize(
     ("divisor", "void", "mode"),

@@ -91,6 +91,21 @@ def test_later_shapes_lie_above_and_groups_are_one(one):
     assert [category["id"] for category in content["categories"]] == [2, 9]
 
 
+def test_a_json_of_labelme_is_never_written_to(one):
+    before = (one / "set/a.json").read_bytes()
+    with pytest.raises(DatasetError, match=r"a\.json: the output would replace an input"):
+        labelme_to_panoptic(
+            one / "set", one / "set", one / "set/a.json", one / "new", overwrite=True
+        )
+    assert (one / "set/a.json").read_bytes() == before
+
+
+def test_hidden_folders_are_passed_over(one):
+    write(one / "set/.checkpoints/b.json", box("cat", 0, 0, 1, 1))
+    _, report = convert(one, classes=CLASSES)
+    assert report.pictures == 1
+
+
 def test_a_shape_that_is_hidden_whole_is_counted(one):
     write(one / "set/a.json", box("cat", 1, 1, 3, 3), box("grass", 0, 0, 8, 6))
     made, report = convert(one, classes=CLASSES)
