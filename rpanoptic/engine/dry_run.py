@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
@@ -23,7 +22,7 @@ from torch import nn
 
 from rpanoptic.data import build_test_loader
 from rpanoptic.errors import EvaluationError, NonFiniteError, UserError
-from rpanoptic.evaluation import EVALUATORS, build_evaluators
+from rpanoptic.evaluation import build_evaluators
 from rpanoptic.modeling.test_time_augmentation import with_test_time_augmentation
 from rpanoptic.random_state import preserved_random_state
 
@@ -63,10 +62,9 @@ def _try(cfg: CfgNode, model: nn.Module, name: str, folder: Path) -> None:
     start = time.perf_counter()
     place = f"dataset {name}"
     with _together(place):
-        settings = _one_picture(cfg, folder)
-        evaluators = _evaluators(cfg, settings, name)
+        evaluators = build_evaluators(cfg, name, folder)._evaluators
         # A process may have no share of a small set.
-        inputs = next(iter(build_test_loader(settings, name)), [])
+        inputs = next(iter(build_test_loader(_one_picture(cfg), name)), [])
     place = f"{place}, {_named(inputs)}"
     with _together(f"{place}, the model"):
         outputs = model(inputs) if inputs else []
@@ -103,24 +101,13 @@ def _evaluate(evaluator: DatasetEvaluator, image_ids: Sequence[Any]) -> None:
         evaluator.evaluate(**options)
 
 
-def _one_picture(cfg: CfgNode, folder: Path) -> CfgNode:
+def _one_picture(cfg: CfgNode) -> CfgNode:
     settings = cfg.clone()
     settings.defrost()
-    settings.OUTPUT_DIR = str(folder)
     # Workers would read ahead.
     settings.DATALOADER.NUM_WORKERS = 0
     settings.RPANOPTIC.TEST_BATCH = 1
     return settings
-
-
-def _evaluators(cfg: CfgNode, settings: CfgNode, name: str) -> list[DatasetEvaluator]:
-    metadata = MetadataCatalog.get(name)
-    of_instances = "instances" in EVALUATORS.get(metadata.get("evaluator_type"), {})
-    if of_instances and not hasattr(metadata, "json_file"):
-        # Detectron2 writes one into the folder and enters it into the metadata, where it stays:
-        # that must not be a temporary folder.
-        build_evaluators(cfg, name)
-    return build_evaluators(settings, name)._evaluators
 
 
 @contextlib.contextmanager

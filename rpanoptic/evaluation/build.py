@@ -22,15 +22,19 @@ from rpanoptic.evaluation.panoptic import PanopticEvaluator
 from rpanoptic.modeling.outputs import outputs_of
 
 
-def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
+def build_evaluators(
+    cfg: CfgNode, dataset_name: str, folder: str | Path | None = None
+) -> DatasetEvaluators:
     """Build all evaluators that a dataset's ``evaluator_type`` asks for and the model serves.
 
-    Their files go to ``OUTPUT_DIR/inference``. Those of Detectron2 have the same names for each
-    dataset; ours begin with the dataset's.
+    The names of our files begin with the dataset's. Those of Detectron2 are the same for each
+    dataset, so of several in ``DATASETS.TEST`` each has a folder of its own for them.
 
     Args:
         cfg: config of the run.
         dataset_name: a registered dataset.
+        folder: where their files go; None for ``OUTPUT_DIR/inference``. What Detectron2 writes for
+            a dataset that has no ``json_file``, and reads later on, goes there in any case.
 
     Raises:
         DatasetError: the dataset has no ``evaluator_type``, or one that is unknown; it has labels,
@@ -39,8 +43,12 @@ def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
             dataset has ground truth for.
     """
     builders = _builders(cfg, dataset_name)
-    folder = str(Path(cfg.OUTPUT_DIR) / "inference")
-    return DatasetEvaluators([build(cfg, dataset_name, folder) for build in builders])
+    lasting = str(Path(cfg.OUTPUT_DIR) / "inference")
+    by_instances = folder is not None and _instances in builders
+    if by_instances and not hasattr(MetadataCatalog.get(dataset_name), "json_file"):
+        _instances(cfg, dataset_name, lasting)
+    place = lasting if folder is None else str(folder)
+    return DatasetEvaluators([build(cfg, dataset_name, place) for build in builders])
 
 
 def check_evaluators(cfg: CfgNode, dataset_name: str) -> None:
@@ -115,12 +123,20 @@ def _instances(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator
         dataset_name,
         tasks,
         distributed=True,
-        output_dir=folder,
+        output_dir=_folder_of(cfg, dataset_name, folder),
         use_fast_impl=has_fast_coco_evaluation(),
     )
 
 
+def _folder_of(cfg: CfgNode, dataset_name: str, folder: str) -> str:
+    """Where Detectron2's evaluators of a dataset write."""
+    if len(set(cfg.DATASETS.TEST)) < 2:
+        return folder
+    return str(Path(folder) / dataset_name.replace("/", "_"))
+
+
 def _semantic(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
+    folder = _folder_of(cfg, dataset_name, folder)
     return SemSegEvaluator(dataset_name, distributed=True, output_dir=folder)
 
 

@@ -116,9 +116,8 @@ def _outputs(
 def _evaluators(cfg: CfgNode, dataset: str, folder: str, count: int) -> Iterator[DatasetEvaluators]:
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.OUTPUT_DIR = folder
     cfg.RPANOPTIC.KEEP_PREDICTIONS = False
-    first = build_evaluators(cfg, dataset)
+    first = build_evaluators(cfg, dataset, folder)
     for _ in range(count):
         # Ground truth is read once and shared; what an evaluator gathers, reset() makes anew.
         copied = DatasetEvaluators([copy.copy(part) for part in first._evaluators])

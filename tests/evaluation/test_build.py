@@ -129,6 +129,30 @@ def test_panoptic_predictions_are_kept_on_request(register, tmp_path: Path) -> N
         assert folder.is_dir() == folder.with_suffix(".json").is_file() == keep
 
 
+def test_files_of_detectron2_do_not_replace_those_of_another_test_set(
+    register, tmp_path: Path
+) -> None:
+    name = register("coco_panoptic_seg")
+    options = ["MODEL.META_ARCHITECTURE", "PanopticFPN", "DATASETS.TEST", f"('{name}',)"]
+    cfg = setup_config(None, options, output_dir=tmp_path)
+    folder = tmp_path / "inference"
+    for own, names in ((folder, (name, name)), (folder / name, ("other", name))):
+        cfg.DATASETS.TEST = names
+        semantic, instances, panoptic = build_evaluators(cfg, name)._evaluators
+        assert {Path(semantic._output_dir), Path(instances._output_dir)} == {own}
+        assert panoptic._folder == folder
+
+
+def test_the_json_that_detectron2_writes_outlasts_another_folder(register, tmp_path: Path) -> None:
+    name = register("coco")
+    metadata = MetadataCatalog.get(name)
+    del metadata.json_file
+    cfg = setup_config(None, ["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], output_dir=tmp_path)
+    (judge,) = build_evaluators(cfg, name, tmp_path / "passing")._evaluators
+    assert Path(judge._output_dir) == tmp_path / "passing"
+    assert Path(metadata.json_file).parent == tmp_path / "inference"
+
+
 @pytest.mark.parametrize("kind", [None, "lvis"])
 def test_unknown_type_lists_the_known(register, tmp_path: Path, kind: str | None) -> None:
     cfg = setup_config(None, output_dir=tmp_path)
