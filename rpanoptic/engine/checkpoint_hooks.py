@@ -225,7 +225,9 @@ class BestCheckpoint(hooks.BestCheckpointer):
             known = [
                 name
                 for name, (_, iteration) in latest
-                if iteration == storage.iter and name.startswith(f"{task}/")
+                if iteration == storage.iter
+                # Of several test sets the results begin with the names of the sets.
+                and (name.startswith(f"{task}/") or name.endswith(f"/{self._val_metric}"))
             ]
             self._tell_once(
                 # Of a task that is judged it is a slip; else a default that is of no use here.

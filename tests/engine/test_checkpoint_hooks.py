@@ -226,6 +226,16 @@ def test_a_metric_with_a_slip_is_warned_of(
     assert f"There are {near}." in caplog.text
 
 
+def test_of_several_test_sets_the_one_that_counts_must_be_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def results(score: float) -> dict[str, Any]:
+        return {name: {"panoptic_seg": {"PQ": score}} for name in ("day", "night")}
+
+    Scripted(tmp_path, {1: 1}, results=results).run(1)
+    assert f"There are day/{METRIC}, night/{METRIC}." in caplog.text
+
+
 def test_damaged_best_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Scripted(tmp_path, {1: 10}).run(1)
     (tmp_path / "model_best.pth").write_bytes(b"cut short")
