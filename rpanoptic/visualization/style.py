@@ -44,7 +44,7 @@ def new_figure(width: float, height: float, title: str) -> Figure:
 
 
 def as_it_is(text: str) -> str:
-    """Text for Matplotlib, which between two dollars would look for a formula, and may not read it."""
+    """Text for Matplotlib, which looks for a formula between two dollars, and may not read it."""
     return text.replace("$", r"\$")
 
 

@@ -20,8 +20,8 @@ class RecurrentModel(nn.Module):
     """Mixin, to stand before one of Detectron2's meta-architectures among the bases.
 
     In training it adds the penalties of parts that return features only to the losses; crops that
-    are void everywhere have a semantic loss of 0. At inference the numbers of steps can be chosen by
-    call.
+    are void everywhere have a semantic loss of 0. At inference the numbers of steps can be chosen
+    by call.
     """
 
     #: What each picture of a training batch must bring beside "image".
