@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import tempfile
@@ -39,6 +40,9 @@ from rpanoptic.visualization.confusion import draw_confusion
 from rpanoptic.visualization.style import save_figure
 
 logger = logging.getLogger(__name__)
+
+# Characters of an id in the name of a file.
+_LONGEST_NAME = 150
 
 
 class _Kept(NamedTuple):
@@ -351,6 +355,9 @@ def _add(counts: dict[int, ClassCount], category: int, more: ClassCount) -> None
 def _png_name(image_id: ImageId) -> str:
     # Names of pictures may repeat in several folders; ids do not. COCO's files have 12 digits.
     name = f"{image_id:012d}" if isinstance(image_id, int) else quote(image_id, safe="")
+    if len(name) > _LONGEST_NAME:
+        # A letter beyond ASCII has six characters and more here, and file systems take 255.
+        name = f"{name[:_LONGEST_NAME]}_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     return f"{name}.png"
 
 

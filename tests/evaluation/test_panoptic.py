@@ -383,6 +383,19 @@ def test_predictions_are_kept_in_cocos_format(two_panoptic_pictures: Path, tmp_p
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_long_ids_of_pictures_are_kept_apart(two_panoptic_pictures: Path, tmp_path: Path) -> None:
+    ids = ["\u732b" * 100 + end for end in "ab"]
+    evaluator = PanopticEvaluator(NAME, tmp_path, keep_predictions=True)
+    for image_id in ids:
+        evaluator.process([record(image_id)], [perfect()[1]])
+    evaluator.evaluate()
+    kept = json.loads((tmp_path / f"{NAME}_panoptic_predictions.json").read_text())["annotations"]
+    assert [one["image_id"] for one in kept] == ids
+    assert len({one["file_name"] for one in kept}) == 2
+    folder = tmp_path / f"{NAME}_panoptic_predictions"
+    assert {file.name for file in folder.iterdir()} == {one["file_name"] for one in kept}
+
+
 def test_a_folder_is_needed_to_keep_predictions(two_panoptic_pictures: Path) -> None:
     with pytest.raises(ValueError, match="needs a folder"):
         PanopticEvaluator(NAME, None, keep_predictions=True)
