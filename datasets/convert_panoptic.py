@@ -15,20 +15,29 @@ from pathlib import Path
 from typing import Any
 
 from rpanoptic.arguments import at_least
+from rpanoptic.data.convert.arguments import (
+    Converters,
+    add_classes,
+    add_labels,
+    add_panoptic_inputs,
+    add_panoptic_outputs,
+    add_pictures,
+    add_suffixes,
+    given_classes,
+)
 from rpanoptic.data.convert.cityscapes import (
     CITYSCAPES_RULES,
     CITYSCAPES_SUFFIXES,
     cityscapes_to_panoptic,
     panoptic_to_cityscapes,
 )
-from rpanoptic.data.convert.classes_file import read_classes
 from rpanoptic.data.convert.coco_parts import ORDERS, Stuff, convert_coco_parts
 from rpanoptic.data.convert.label_images import (
     LabelSuffixes,
     label_images_to_panoptic,
     panoptic_to_label_images,
 )
-from rpanoptic.data.convert.label_segments import WITHOUT_INSTANCE, LabelRules
+from rpanoptic.data.convert.label_segments import LabelRules
 from rpanoptic.data.convert.labelme import VOID_LABELS, labelme_to_panoptic
 from rpanoptic.data.convert.labelme_export import panoptic_to_labelme
 from rpanoptic.data.convert.panoptic_parts import (
@@ -36,53 +45,7 @@ from rpanoptic.data.convert.panoptic_parts import (
     panoptic_to_instances,
     panoptic_to_semantic,
 )
-from rpanoptic.data.parallel import available_cores
 from rpanoptic.errors import UserError
-
-
-class Converters:
-    """The subcommands of the command line."""
-
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._commands = parser.add_subparsers(metavar="CONVERTER", required=True)
-
-    def add(
-        self, name: str, convert: Callable[[argparse.Namespace], Any], summary: str
-    ) -> argparse.ArgumentParser:
-        """Add a converter with the options that all of them have.
-
-        Args:
-            name: of the subcommand.
-            convert: does the work, given all options (``workers`` and ``overwrite`` among them),
-                and returns what is to be printed at the end.
-            summary: what it does, for the help.
-
-        Returns:
-            the parser, for the converter's own options.
-        """
-        parser = self._commands.add_parser(name, help=summary, description=summary)
-        parser.set_defaults(convert=convert)
-        parser.add_argument(
-            "--workers", type=at_least(1), default=available_cores(), help="processes"
-        )
-        parser.add_argument(
-            "--overwrite", action="store_true", help="replace outputs that are there already"
-        )
-        return parser
-
-
-def add_panoptic_outputs(parser: argparse.ArgumentParser) -> None:
-    """Add the options ``output_json`` and ``output_pngs`` of a converter to the panoptic format."""
-    group = parser.add_argument_group("panoptic outputs")
-    group.add_argument("--output-json", type=Path, required=True, metavar="FILE")
-    group.add_argument("--output-pngs", type=Path, required=True, metavar="DIR")
-
-
-def add_panoptic_inputs(parser: argparse.ArgumentParser) -> None:
-    """Add the options ``panoptic_json`` and ``panoptic_root`` of a converter from the format."""
-    group = parser.add_argument_group("panoptic inputs")
-    group.add_argument("--panoptic-json", type=Path, required=True, metavar="FILE")
-    group.add_argument("--panoptic-root", type=Path, required=True, metavar="DIR")
 
 
 def _add_from_coco(converters: Converters) -> None:
@@ -96,7 +59,7 @@ def _add_from_coco(converters: Converters) -> None:
             args.output_pngs,
             instances=args.instances,
             stuff=stuff,
-            classes=None if args.classes is None else read_classes(args.classes),
+            classes=given_classes(args),
             images=args.images,
             order=args.order,
             workers=args.workers,
@@ -115,12 +78,7 @@ def _add_from_coco(converters: Converters) -> None:
         metavar="PATH",
         help="COCO JSON of stuff segments, or folder of label images (8 or 16 bits, PNG or TIFF)",
     )
-    parser.add_argument(
-        "--classes",
-        type=Path,
-        metavar="FILE",
-        help="all classes, as JSON, YAML or CSV with id, name, isthing; needed for label images",
-    )
+    add_classes(parser, "default: those of the JSON files; needed for label images")
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="the pictures, where no JSON names them"
     )
@@ -197,12 +155,14 @@ def _add_to_semantic(converters: Converters) -> None:
 
 def _add_from_labels(converters: Converters) -> None:
     def convert(args: argparse.Namespace) -> Any:
+        classes = given_classes(args)
+        assert classes is not None  # the option is required
         return label_images_to_panoptic(
             args.images,
             args.labels,
             args.output_json,
             args.output_pngs,
-            LabelRules.of(read_classes(args.classes), args.void, args.without_instance),
+            LabelRules.of(classes, args.void, args.without_instance),
             instance_root=args.instances,
             divisor=args.divisor,
             suffixes=LabelSuffixes(args.image_suffix, args.label_suffix, args.instance_suffix),
@@ -213,14 +173,14 @@ def _add_from_labels(converters: Converters) -> None:
     parser = converters.add(
         "from-labels", convert, "label images (class map and instance map, or one) -> panoptic"
     )
-    _add_pictures(parser)
-    _add_labels(parser, "class maps, or images of class and instance", classes_needed=True)
+    add_pictures(parser)
+    add_labels(parser, "class maps, or images of class and instance", default_classes=None)
     instances = parser.add_mutually_exclusive_group()
     instances.add_argument("--instances", type=Path, metavar="DIR", help="instance maps")
     instances.add_argument(
         "--divisor", type=at_least(2), metavar="N", help="label images hold class * N + instance"
     )
-    _add_suffixes(parser, image="", label="", instance="")
+    add_suffixes(parser, image="", label="", instance="")
     add_panoptic_outputs(parser)
 
 
@@ -262,7 +222,7 @@ def _add_from_labelme(converters: Converters) -> None:
             args.labels or args.images,
             args.output_json,
             args.output_pngs,
-            classes=None if args.classes is None else read_classes(args.classes),
+            classes=given_classes(args),
             stuff=args.stuff,
             void=args.void,
             workers=args.workers,
@@ -270,14 +230,12 @@ def _add_from_labelme(converters: Converters) -> None:
         )
 
     parser = converters.add("from-labelme", convert, "JSON files of labelme -> panoptic")
-    _add_pictures(parser)
+    add_pictures(parser)
     parser.add_argument(
         "--labels", type=Path, metavar="DIR", help="the JSON files (default: with the pictures)"
     )
     classes = parser.add_mutually_exclusive_group()
-    classes.add_argument(
-        "--classes", type=Path, metavar="FILE", help="JSON, YAML or CSV with id, name, isthing"
-    )
+    add_classes(classes, "default: one for each label")
     classes.add_argument(
         "--stuff",
         nargs="+",
@@ -309,7 +267,7 @@ def _add_to_labelme(converters: Converters) -> None:
         return f"{args.output}: {report}"
 
     parser = converters.add("to-labelme", convert, "panoptic -> JSON files of labelme")
-    _add_pictures(parser)
+    add_pictures(parser)
     add_panoptic_inputs(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument(
@@ -320,8 +278,8 @@ def _add_to_labelme(converters: Converters) -> None:
 def _add_from_cityscapes(converters: Converters) -> None:
     def convert(args: argparse.Namespace) -> Any:
         rules = replace(CITYSCAPES_RULES, without_instance=args.without_instance)
-        if args.classes is not None:
-            rules = LabelRules.of(read_classes(args.classes), args.void, args.without_instance)
+        if (classes := given_classes(args)) is not None:
+            rules = LabelRules.of(classes, args.void, args.without_instance)
         elif args.void is not None:
             rules = replace(rules, void=frozenset(args.void))
         return cityscapes_to_panoptic(
@@ -338,9 +296,9 @@ def _add_from_cityscapes(converters: Converters) -> None:
     parser = converters.add(
         "from-cityscapes", convert, "instance images as those of Cityscapes -> panoptic"
     )
-    _add_pictures(parser)
-    _add_labels(parser, "as gtFine/val of Cityscapes", classes_needed=False)
-    _add_suffixes(parser, image=CITYSCAPES_SUFFIXES.picture, label=CITYSCAPES_SUFFIXES.classes)
+    add_pictures(parser)
+    add_labels(parser, "as gtFine/val of Cityscapes", default_classes="Cityscapes")
+    add_suffixes(parser, image=CITYSCAPES_SUFFIXES.picture, label=CITYSCAPES_SUFFIXES.classes)
     add_panoptic_outputs(parser)
 
 
@@ -365,52 +323,7 @@ def _add_to_cityscapes(converters: Converters) -> None:
     parser.add_argument(
         "--void", type=at_least(0), default=0, metavar="LABEL", help="of void (default: 0)"
     )
-    _add_suffixes(parser, image=CITYSCAPES_SUFFIXES.picture, label=CITYSCAPES_SUFFIXES.classes)
-
-
-def _add_pictures(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="folder of the pictures"
-    )
-
-
-def _add_labels(parser: argparse.ArgumentParser, what: str, *, classes_needed: bool) -> None:
-    """Add where label images are, and what their numbers mean."""
-    parser.add_argument("--labels", type=Path, required=True, metavar="DIR", help=what)
-    parser.add_argument(
-        "--classes",
-        type=Path,
-        required=classes_needed,
-        metavar="FILE",
-        help="JSON (a panoptic one, too), YAML or CSV with id, name, isthing"
-        + ("" if classes_needed else " (default: the 19 classes of Cityscapes)"),
-    )
-    parser.add_argument(
-        "--void",
-        type=at_least(0),
-        nargs="+",
-        metavar="ID",
-        help="ids that mean void (default: 0, 255 and 65535, unless they are classes)"
-        if classes_needed
-        else "ids that mean void (default: those that Cityscapes' evaluation ignores, or with "
-        "--classes 0, 255 and 65535, unless they are classes)",
-    )
-    parser.add_argument(
-        "--without-instance",
-        choices=WITHOUT_INSTANCE,
-        default="crowd",
-        help="what the pixels of a thing without an instance become (default: %(default)s)",
-    )
-
-
-def _add_suffixes(parser: argparse.ArgumentParser, **defaults: str) -> None:
-    for what, default in defaults.items():
-        parser.add_argument(
-            f"--{what}-suffix",
-            default=default,
-            metavar="TEXT",
-            help=f"end of their names, before the extension (default: {default or 'none'})",
-        )
+    add_suffixes(parser, image=CITYSCAPES_SUFFIXES.picture, label=CITYSCAPES_SUFFIXES.classes)
 
 
 # What adds the subcommands, in the order of the help.

@@ -96,3 +96,14 @@ def test_impossible_options_are_refused(convert, options, capsys):
     with pytest.raises(SystemExit):
         convert(*options, *needed)
     assert "error: argument" in capsys.readouterr().err
+
+
+def test_the_list_of_classes_is_never_written_to(convert, tmp_path, monkeypatch, capsys):
+    source = write_random_set(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert convert("to-labels", *inputs(source), "--output", "labels") == 0
+    before = source.panoptic_json.read_bytes()
+    command = "from-labels --images images --labels labels/classes --classes panoptic.json"
+    assert convert(*command.split(), *outputs(source), "--overwrite") == 2
+    assert "panoptic.json: the output would replace an input" in capsys.readouterr().err
+    assert source.panoptic_json.read_bytes() == before
