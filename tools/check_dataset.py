@@ -28,7 +28,7 @@ from detectron2.data import DatasetCatalog
 
 import rpanoptic.data  # noqa: F401  (registers names)
 from rpanoptic.arguments import at_least
-from rpanoptic.data.check import registered_metadata
+from rpanoptic.data.check import existing_paths, registered_metadata
 from rpanoptic.data.inspection import inspect_panoptic
 from rpanoptic.data.inspection.tables import class_table, findings_list, findings_table, summary
 from rpanoptic.data.panoptic_classes import ClassTable
@@ -110,7 +110,10 @@ def _source(args: argparse.Namespace) -> PanopticSource:
             raise ConfigError(
                 f"{args.config_file} has no dataset {name!r} in DATASETS.PANOPTIC; it has {known}."
             )
-    return PanopticSource.of_dataset(name, registered_metadata(name))
+    metadata = registered_metadata(name)
+    source = PanopticSource.of_dataset(name, metadata)
+    existing_paths(name, metadata, vars(source))
+    return source
 
 
 def _stats(seconds: float) -> str:

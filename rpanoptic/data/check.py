@@ -55,7 +55,7 @@ def check_dataset(name: str, *, max_pngs: int | None = 256) -> None:
     if (check := metadata.get("check")) is not None:
         check(max_pngs)
         return
-    paths = _existing_paths(name, metadata)
+    paths = existing_paths(name, metadata, (*_FOLDERS, *_FILES))
     pictures: dict[int, _Picture] = {}
     if "json_file" in paths:
         pictures |= _check_instances(name, metadata, paths["json_file"])
@@ -122,10 +122,15 @@ class _Picture:
         return Path(self.file_name).with_suffix(".png").as_posix()
 
 
-def _existing_paths(name: str, metadata: Metadata) -> dict[str, Path]:
-    """The metadata's paths; raises for one that is not there."""
+def existing_paths(name: str, metadata: Metadata, keys: Iterable[str]) -> dict[str, Path]:
+    """The metadata's paths of those keys that it has.
+
+    Raises:
+        DatasetError: one is not there; the message says where datasets are looked for, and what
+            makes it.
+    """
     paths = {}
-    for key in (*_FOLDERS, *_FILES):
+    for key in keys:
         value = metadata.get(key)
         if value is None:
             continue

@@ -145,10 +145,10 @@ class PanopticMetadata(Metadata):
             "through without an error."
         )
         if count := count_of(inspection, "warning"):
-            named = [f"{finding.where}: {finding.message}" for finding in inspection.warnings]
+            first = inspection.warnings[0]
             _logger.warning(
-                f"Dataset {self.name!r}: {count} warnings. {listed(named[:1], most=1)}. To list "
-                f"them: {check_command(self.cache.source)}"
+                f"Dataset {self.name!r}: {count} warning{'s' * (count > 1)}. {first.where}: "
+                f"{first.message}. To list all: {check_command(self.cache.source)}"
             )
 
     def as_dict(self) -> dict[str, Any]:

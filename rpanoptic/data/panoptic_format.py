@@ -42,8 +42,12 @@ def read_panoptic_png(path: Path) -> npt.NDArray[np.uint32]:
 
 def segment_ids(rgb: np.ndarray) -> npt.NDArray[np.uint32]:
     """The pixels (..., 3 or 4), R G B, of a panoptic PNG, uint8 -> its segment ids (...)."""
-    weights = np.array([1, 256, 65536], dtype=np.uint32)
-    return np.matmul(rgb[..., :3], weights, dtype=np.uint32)
+    # One array of the result's size; a product with weights would hold six, of huge pictures too.
+    ids = rgb[..., 2].astype(np.uint32)
+    for channel in (1, 0):
+        ids <<= 8
+        ids |= rgb[..., channel]
+    return ids
 
 
 def read_picture(path: Path) -> np.ndarray:

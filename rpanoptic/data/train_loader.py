@@ -246,7 +246,7 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> TrainLoader:
         ConfigError: the sampler is unknown, or needs what the records lack; the batch cannot be
             divided among the processes; or pictures shall be grouped by shape in a dataset that
             does not tell their sizes.
-        DatasetError: all pictures are void.
+        DatasetError: all pictures are void, or left out since they have no annotation.
     """
     seed = int(cfg.SEED)
     if seed < 0:
@@ -254,6 +254,14 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> TrainLoader:
         logger.info("SEED is %d: the order of data follows from the drawn seed %d.", cfg.SEED, seed)
     try:
         options = _train_loader_from_config(cfg, mapper, seed=seed)
+    except AssertionError as error:
+        if "No valid data" not in str(error):
+            raise
+        raise DatasetError(
+            f"DATASETS.TRAIN: no picture of {', '.join(cfg.DATASETS.TRAIN)} has an annotated "
+            "object that is not a crowd. To train on pictures without any, set "
+            "DATALOADER.FILTER_EMPTY_ANNOTATIONS to False."
+        ) from error
     except ValueError as error:
         if "sampler" not in str(error):
             raise

@@ -131,7 +131,9 @@ def test_an_absent_picture_or_png_is_named_whatever_the_sample(coco, path, sourc
         (
             lambda c: (
                 c["images"].append({"id": 9, "file_name": "9.jpg", "width": 24, "height": 16}),
-                c["annotations"].append({**c["annotations"][0], "image_id": 9}),
+                c["annotations"].append(
+                    {**c["annotations"][0], "image_id": 9, "file_name": "9.png"}
+                ),
             ),
             r"instances_val2017.json: lacks image 9 \(9.jpg\)",
         ),

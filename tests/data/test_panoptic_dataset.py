@@ -240,6 +240,25 @@ def test_a_set_of_stuff_alone_loses_no_picture(foreign: ForeignSet) -> None:
     assert len(records) == 5 and "annotations" not in records[0]
 
 
+def test_things_that_are_crowds_alone_are_told_where_pictures_need_others(
+    foreign: ForeignSet,
+) -> None:
+    def only_crowds(content: dict[str, Any]) -> None:
+        for annotation in content["annotations"]:
+            for segment in annotation["segments_info"]:
+                segment["iscrowd"] = segment["category_id"] in (CAR, WALKER)
+
+    _edit(foreign.panoptic_json, only_crowds)
+    register_panoptic(NAME, *foreign)
+    cfg = _config()
+    cfg.merge_from_list(["DATASETS.TRAIN", (NAME,)])
+    mapper = PanopticDatasetMapper(cfg, is_train=True)
+    with pytest.raises(DatasetError, match=rf"{NAME} has .*FILTER_EMPTY_ANNOTATIONS to False"):
+        build_train_loader(cfg, mapper)
+    cfg.merge_from_list(["DATALOADER.FILTER_EMPTY_ANNOTATIONS", False])
+    build_train_loader(cfg, mapper)
+
+
 def test_pictures_without_annotation_are_counted(
     derived_set: ForeignSet, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from rpanoptic.data.inspection import Inspection
@@ -98,6 +99,18 @@ def test_a_name_of_a_config_whose_data_is_broken(
 def test_a_registered_name(synthetic_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(synthetic_set))
     assert check("synthetic_panoptic_val") == 0
+
+
+def test_a_registered_name_without_files_tells_where_they_belong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metadata = MetadataCatalog.get("coco_2017_val_panoptic_separated")
+    if Path(metadata.image_root).is_dir():
+        pytest.skip("COCO is there")
+    assert check("coco_2017_val_panoptic_separated") == 2
+    error = capsys.readouterr().err
+    assert f"error: {metadata.image_root}: no such folder" in error
+    assert "DETECTRON2_DATASETS" in error
 
 
 def test_input_that_cannot_be_used_is_one_message(
