@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -109,18 +111,44 @@ def start_run(args: argparse.Namespace) -> None:
         check_flags(args)
     elif args.num_machines == 1:
         check_slurm_step()
-    cfg = run_config(args)
-    if args.deterministic:
-        cfg.RPANOPTIC.DETERMINISTIC = True
-    if process is None:
-        check_process_count(args.num_gpus)
-    said = partial(said_where, config_file=args.config_file, opts=args.opts)
-    check_run(cfg, eval_only=args.eval_only, said_where=said)
+    with _log_on_console(wanted=process is None or process.rank == 0):
+        cfg = run_config(args)
+        if args.deterministic:
+            cfg.RPANOPTIC.DETERMINISTIC = True
+        if process is None:
+            check_process_count(args.num_gpus)
+        said = partial(said_where, config_file=args.config_file, opts=args.opts)
+        check_run(cfg, eval_only=args.eval_only, said_where=said)
     if process is None:
         launch_run(cfg, args)
         return
     with process_group(process, cfg):
         run(cfg, args)
+
+
+@contextlib.contextmanager
+def _log_on_console(*, wanted: bool) -> Iterator[None]:
+    """Show our log meanwhile: a run sets up its own later, and to look data through takes long.
+
+    Args:
+        wanted: whether by this process; another one shows nothing.
+    """
+    log = logging.getLogger("rpanoptic")
+    if log.handlers:
+        yield
+        return
+    handler = logging.StreamHandler(sys.stdout) if wanted else logging.NullHandler()
+    handler.setFormatter(
+        logging.Formatter("[%(asctime)s %(name)s]: %(message)s", datefmt="%m/%d %H:%M:%S")
+    )
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
 
 
 def launch_run(cfg: CfgNode, args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from rpanoptic.data.panoptic_classes import ClassTable
 from rpanoptic.data.panoptic_source import PanopticSource
 from rpanoptic.engine import check_run, setup_config
-from rpanoptic.engine.launch import run_config, run_parser
+from rpanoptic.engine.launch import run_config, run_parser, start_run
 from rpanoptic.engine.own_data import (
     dataset_classes,
     first_classes,
@@ -291,6 +292,24 @@ def test_each_process_registers_and_a_resume_needs_the_same_classes(
     cfg = config(entry("other", renamed), output=tmp_path, **changed)
     with pytest.raises(CheckpointError, match=r"thing 1 is 'walker' in the one and 'person'"):
         run(cfg, argparse.Namespace(resume=True, eval_only=False, config_file=""))
+
+
+def test_what_takes_long_before_a_run_is_told(
+    foreign: ForeignSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log = logging.getLogger("rpanoptic")
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr("rpanoptic.engine.launch.launch_run", lambda cfg, args: None)
+    flags = ["--data-cache", str(tmp_path / "cache"), "--train-data", *map(str, foreign)]
+    changes = {**OPEN, "OUTPUT_DIR": tmp_path / "output"}
+    words = ["--config-file", str(TINY_CONFIG), *flags, *tiny_options(**changes)]
+    start_run(run_parser().parse_args(words))
+    assert f"Looking through {foreign.panoptic_json}" in capsys.readouterr().out
+    # The run sets up its own.
+    assert log.handlers == []
 
 
 def test_registering_again_is_harmless_and_other_files_are_refused(
