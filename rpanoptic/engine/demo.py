@@ -82,6 +82,6 @@ def _metadata(cfg: CfgNode, classes: ClassTable | None) -> Metadata:
         raise ConfigError("DATASETS.TEST is empty: its first dataset names the classes.")
     name = cfg.DATASETS.TEST[0]
     metadata = MetadataCatalog.get(name)
-    if not metadata.get("thing_classes"):
+    if not (metadata.get("thing_classes") or metadata.get("stuff_classes")):
         raise ConfigError(f"DATASETS.TEST: dataset {name} is unknown or names no classes.")
     return metadata
