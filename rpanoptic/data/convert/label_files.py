@@ -6,8 +6,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
+from rpanoptic.data.exif import UPRIGHT, exif_orientation, turned_size
 from rpanoptic.errors import DatasetError, listed
 
 LABEL_EXTENSIONS = (".png", ".tif", ".tiff")
@@ -21,9 +22,6 @@ _CHANGED = (
     *("L;2", "L;2R", "L;2I", "L;2IR", "L;4", "L;4R", "L;4I", "L;4IR"),
 )
 _SAMPLE_FORMAT, _SIGNED = 339, 2  # a tag of TIFF, and one of its values
-_UPRIGHT = 1
-# EXIF orientations that exchange width and height.
-_TURNED = (5, 6, 7, 8)
 
 
 def read_label_image(path: Path, *, rgb: bool = False) -> np.ndarray:
@@ -74,7 +72,7 @@ def _kind(image: Image.Image, *, rgb: bool) -> str:
         stored = tile[3] if isinstance(tile[3], str) else (tile[3] or ("",))[0]
         if stored in _CHANGED:
             return "greyscale of less than 8 bits, or a TIFF whose 0 is white"
-    if image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT) != _UPRIGHT:
+    if exif_orientation(image) != UPRIGHT:
         return "to be turned by its EXIF orientation"
     return ""
 
@@ -172,8 +170,7 @@ def shown_size(path: Path) -> tuple[int, int]:
     """
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
-            return image.size[::-1] if turned else image.size
+            return turned_size(image)
     except FileNotFoundError:
         raise DatasetError(f"{path}: no such file.") from None
     # Pillow reports damage by OSError, SyntaxError, ValueError and others.

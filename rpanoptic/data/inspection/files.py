@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from rpanoptic.data.exif import UPRIGHT, exif_orientation, turned_size
 from rpanoptic.data.inspection.content import Picture
 from rpanoptic.data.inspection.findings import Findings
 from rpanoptic.data.panoptic_format import (
@@ -33,11 +34,6 @@ _LONG_SIDE = 1333
 _STRIDE = 32
 # Some tools leave the last row and column out of a box, or count them twice.
 _BOX_TOLERANCE = 1
-_EXIF_ORIENTATION = 0x0112
-_UPRIGHT = 1
-# Those that exchange width and height.
-_TURNED = (5, 6, 7, 8)
-_ORIENTATIONS = range(2, 9)
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # The bits of a channel stand here in every PNG: after signature, length and name of the first
 # chunk, width, and height.
@@ -184,8 +180,7 @@ def _check_picture(
     Returns:
         (width, height) when it is turned as its EXIF orientation says, as Detectron2 does.
     """
-    orientation = _orientation(image)
-    turned = image.size[::-1] if orientation in _TURNED else image.size
+    orientation, turned = exif_orientation(image), turned_size(image)
     if expected is not None and turned != expected:
         what = _other_size(turned, expected, "the JSON")
         if image.size == expected:
@@ -193,7 +188,7 @@ def _check_picture(
             findings.add("picture_turned", where, what)
         else:
             findings.add("picture_size", where, what)
-    elif orientation != _UPRIGHT:
+    elif orientation != UPRIGHT:
         findings.add("picture_oriented", where, f"has the EXIF orientation {orientation}")
     if image.mode.startswith("I") or image.mode == "F":
         findings.add("picture_depth", where, f"has more than 8 bits (Pillow's mode {image.mode})")
@@ -206,14 +201,6 @@ def _check_picture(
         what = f"is {turned[0]} x {turned[1]}: at a long side of {_LONG_SIDE}, {left:.1f} are left"
         findings.add("thin_picture", where, what)
     return turned
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # as Detectron2, which takes a picture with a damaged EXIF as it is
-        return _UPRIGHT
-    return next((one for one in _ORIENTATIONS if one == orientation), _UPRIGHT)
 
 
 def _read_ids(path: Path, where: str, findings: Findings) -> np.ndarray:
