@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from rpanoptic.errors import DatasetError
+
+#: The lists of a COCO JSON.
+COCO_LISTS = ("categories", "images", "annotations")
 
 
 class _Kind(NamedTuple):
@@ -84,16 +87,30 @@ def read_panoptic_json(path: Path) -> dict[str, Any]:
     Raises:
         DatasetError: there is no such file, or it has no such lists.
     """
+    return read_lists(path, "COCO panoptic JSON", COCO_LISTS)
+
+
+def read_lists(path: Path, kind: str, keys: Iterable[str]) -> dict[str, Any]:
+    """Read a JSON object that holds lists by these keys, and whatever else.
+
+    Args:
+        path: the file.
+        kind: what it is to be, for the message.
+        keys: of the lists, whose entries are not looked at.
+
+    Raises:
+        DatasetError: there is no such file, or it is no such JSON.
+    """
     try:
         # Bytes: Windows' editors write a mark before the text, which json then knows.
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}).") from None
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: no COCO panoptic JSON ({error}).") from None
-    for key in ("categories", "images", "annotations"):
+        raise DatasetError(f"{path}: no {kind} ({error}).") from None
+    for key in keys:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DatasetError(f"{path}: no COCO panoptic JSON (it has no list {key!r}).")
+            raise DatasetError(f"{path}: no {kind} (it has no list {key!r}).")
     return content
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pycocotools.mask as mask_util
 
-from rpanoptic.data.panoptic_json import faults
+from rpanoptic.data.panoptic_json import COCO_LISTS, faults, read_lists
 from rpanoptic.errors import DatasetError
 
 _MIN_COORDINATES = 6  # three points
@@ -47,15 +46,7 @@ def read_coco_annotations(path: Path) -> CocoAnnotations:
             something else there, or an annotation names an image or a category that the file
             lacks. The message names the file and the entry.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: no COCO JSON ({error}).") from None
-    for key in ("categories", "images", "annotations"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DatasetError(f"{path}: no COCO JSON of annotations (it has no list {key!r}).")
+    content = read_lists(path, "COCO JSON of annotations", COCO_LISTS)
     # Images and categories are as in a panoptic JSON, but that "isthing" is rare.
     categories = [
         {"isthing": 1, **entry} if isinstance(entry, dict) else entry

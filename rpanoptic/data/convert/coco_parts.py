@@ -134,6 +134,7 @@ def convert_coco_parts(
         )
         for entry, stuff_file in zip(entries, stuff_files, strict=True)
     ]
+    notes = {**notes, **_other_names(files, classes)}
     return write_panoptic(
         panoptic_json,
         panoptic_root,
@@ -203,6 +204,18 @@ def _categories(
                     "file. Give the classes too."
                 )
     return list(found.values())
+
+
+def _other_names(files: Iterable[_File], classes: ClassTable | None) -> dict[str, int]:
+    """How many classes of the files have another name in ``classes``, as a note."""
+    names = {} if classes is None else {one.id: one.name for one in classes.classes}
+    others = sum(
+        (entry.get("name") or names[number]) != names[number]
+        for file in files
+        for number, entry in file.read.categories.items()
+        if number in names and number not in file.void
+    )
+    return {"classes by another name than in their JSON": others} if others else {}
 
 
 def _merged_images(files: Iterable[_File]) -> list[Mapping[str, Any]]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from rpanoptic.data.panoptic_json import read_lists
 from rpanoptic.errors import DatasetError
 
 #: A flag of a shape, of our own, for the crowd flag of a segment.
@@ -78,14 +78,7 @@ def read_labelme(path: Path) -> LabelmeFile:
         DatasetError: it cannot be read, is no such JSON, or an entry lacks a field or holds
             something else there; the message names file and entry.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: no JSON of labelme ({error}).") from None
-    if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-        raise DatasetError(f"{path}: no JSON of labelme (it has no list 'shapes').")
+    content = read_lists(path, "JSON of labelme", ("shapes",))
     image_path = content.get("imagePath")
     if not isinstance(image_path, str) or not image_path.strip() or "\0" in image_path:
         raise DatasetError(f"{path}: must have a path as 'imagePath', got {image_path!r}.")

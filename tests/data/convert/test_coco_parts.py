@@ -149,6 +149,21 @@ def test_stuff_alone_is_enough(tmp_path, dtype):
     assert image == [{"id": 1, "file_name": "a/One.PNG", "width": WIDTH, "height": HEIGHT}]
 
 
+def test_a_list_of_classes_with_other_names_is_noted(tmp_path):
+    # As when the labels of label images are not the ids of the instances' file.
+    things = write_json(tmp_path / "i.json", [annotation(1, polygon(1, 1, 3, 3))])
+    others = ClassTable(tuple(one._replace(name=f"no {one.name}") for one in CLASSES.classes))
+    assert convert(tmp_path, instances=things, classes=CLASSES).notes == {}
+    report = convert(tmp_path, instances=things, classes=others, overwrite=True)
+    assert report.notes == {"classes by another name than in their JSON": len(THINGS)}
+
+
+def test_a_mark_before_the_text_of_a_json_is_passed_over(tmp_path):
+    path = write_json(tmp_path / "i.json", [annotation(1, polygon(1, 1, 3, 3))])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert convert(tmp_path, instances=path).segments == 1
+
+
 def test_instances_alone_are_enough(tmp_path):
     report = convert(
         tmp_path, instances=write_json(tmp_path / "i.json", [annotation(1, polygon(1, 1, 3, 3))])
