@@ -23,7 +23,7 @@ from iopath.common.file_io import file_lock
 from portalocker import AlreadyLocked, LockException
 
 from rpanoptic.data.coco_panoptic import prepare_coco_panoptic
-from rpanoptic.data.inspection import KINDS, Inspection, Severity, inspect_panoptic
+from rpanoptic.data.inspection import Inspection, inspect_panoptic
 from rpanoptic.data.panoptic_classes import ClassTable
 from rpanoptic.data.panoptic_json import load_panoptic_json
 from rpanoptic.data.panoptic_source import PanopticSource
@@ -307,13 +307,6 @@ def check_command(source: PanopticSource) -> str:
     return shlex.join(["python", "tools/check_dataset.py", *map(str, vars(source).values())])
 
 
-def count_of(inspection: Inspection, severity: Severity) -> int:
-    """How many findings of a severity there are, also those that are not kept."""
-    return sum(
-        number for kind, number in inspection.numbers.items() if KINDS[kind].severity == severity
-    )
-
-
 def _how_to_list(source: PanopticSource) -> str:
     return f"To list all that is wrong: {check_command(source)}"
 
@@ -322,7 +315,7 @@ def _raise_errors(inspection: Inspection) -> None:
     if not inspection.errors:
         return
     first = [f"{finding.where}: {finding.message}" for finding in inspection.errors]
-    count = count_of(inspection, "error")
+    count = inspection.number("error")
     raise DatasetError(
         f"{inspection.source.panoptic_json}: {count} error{'s' * (count > 1)} in the dataset. "
         f"{'; '.join(first[:_NAMED_FINDINGS])}. {_how_to_list(inspection.source)}"

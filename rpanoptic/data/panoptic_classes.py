@@ -66,10 +66,7 @@ class ClassTable:
             isthing = bool(entry["isthing"])
             color = _color(entry.get("color")) or default_color(places[isthing], isthing=isthing)
             places[isthing] += 1
-            name = entry.get("name")
-            named = isinstance(name, str) and name.strip()
-            text = str(name) if named else f"class {entry['id']}"
-            classes.append(PanopticClass(entry["id"], text, isthing, color))
+            classes.append(PanopticClass(entry["id"], class_name(entry), isthing, color))
         table = cls(tuple(classes))
         if len(table.stuff) > MOST_STUFF:
             raise DatasetError(
@@ -191,6 +188,12 @@ class ClassTable:
                 free: 0,
             },
         }
+
+
+def class_name(category: Mapping[str, Any]) -> str:
+    """The name of an entry of a panoptic JSON's "categories", or "class 7" by its id 7."""
+    name = category.get("name")
+    return name if isinstance(name, str) and name.strip() else f"class {category['id']}"
 
 
 def default_color(index: int, *, isthing: bool) -> Color:

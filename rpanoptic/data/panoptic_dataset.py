@@ -14,7 +14,7 @@ from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode
 
 from rpanoptic.data.inspection import Inspection
-from rpanoptic.data.panoptic_cache import PanopticCache, check_command, count_of
+from rpanoptic.data.panoptic_cache import PanopticCache, check_command
 from rpanoptic.data.panoptic_classes import ClassTable
 from rpanoptic.data.panoptic_format import VOID_LABEL
 from rpanoptic.data.panoptic_json import load_panoptic_json
@@ -144,7 +144,7 @@ class PanopticMetadata(Metadata):
             f"Dataset {self.name!r}: {inspection.counts.annotated} annotated pictures, all looked "
             "through without an error."
         )
-        if count := count_of(inspection, "warning"):
+        if count := inspection.number("warning"):
             first = inspection.warnings[0]
             _logger.warning(
                 f"Dataset {self.name!r}: {count} warning{'s' * (count > 1)}. {first.where}: "

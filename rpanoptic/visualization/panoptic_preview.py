@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -76,16 +77,17 @@ def _kinds(inspection: Inspection) -> dict[str, list[str]]:
     """The kinds of errors and warnings by the file that has them."""
     found: dict[str, list[str]] = {}
     for finding in (*inspection.errors, *inspection.warnings):
-        # A file's name, or a place in its annotation: "segment 5 of a.png".
-        for word in {finding.where, *(part.strip("():") for part in finding.where.split())}:
-            kinds = found.setdefault(word, [])
+        # A file's name, or a place in its annotation: "segment 5 of a.png", "... (a.png): ...".
+        where = finding.where
+        for name in {where, where.partition(" of ")[2], *re.findall(r"\((.*)\)", where)}:
+            kinds = found.setdefault(name, [])
             if finding.kind not in kinds:
                 kinds.append(finding.kind)
     return found
 
 
 def _names(picture: Picture) -> set[str]:
-    return {name for name in (picture.file_name, picture.png) if name is not None}
+    return {printable(name) for name in (picture.file_name, picture.png) if name is not None}
 
 
 def _heading(picture: Picture, kinds: dict[str, list[str]]) -> str:

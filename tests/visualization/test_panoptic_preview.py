@@ -46,6 +46,16 @@ def test_pictures_with_faults_come_first(data, headings):
     ]
 
 
+def test_faults_of_a_picture_are_known_by_names_with_spaces(data, headings):
+    name = "a of (b) c.png"
+    data.png(2).rename(data.png(2).with_name(name))
+    data.annotations[2]["file_name"] = name
+    data.segments(2)[0]["iscrowd"] = 3
+    data.segments(2)[1]["category_id"] = 77
+    draw_preview(data.inspect(), pictures=1)
+    assert headings == ["wrong_flag, unknown_category: a of (b) ..."]
+
+
 def test_the_rest_are_evenly_spread(data, headings):
     draw_preview(data.inspect(), pictures=2)
     assert headings == ["000001.png", "000003.png"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rpanoptic.data.inspection.findings import ClassCount, Counts, Findings, id_range
-from rpanoptic.data.panoptic_classes import MOST_STUFF
+from rpanoptic.data.panoptic_classes import MOST_STUFF, class_name
 from rpanoptic.data.panoptic_format import LARGEST_SEGMENT_ID, VOID_ID
 from rpanoptic.data.panoptic_json import faults, is_inner_path, read_panoptic_json
 
@@ -137,10 +137,9 @@ def _classes(entries: Iterable[Any], findings: Findings) -> list[ClassCount]:
     """The classes, ascending by id."""
     classes = []
     for category_id, entry in sorted(_by_id(entries, (int,)).items()):
-        name = entry.get("name")
+        name = class_name(entry)
         where = f"category {category_id}"
-        if not isinstance(name, str) or not name.strip():
-            name = f"class {category_id}"
+        if name != entry.get("name"):
             findings.add("unnamed_class", where, f"has no name, and is called {name!r}")
         if category_id < 0:
             findings.add("category_id_range", where, "has a negative id")

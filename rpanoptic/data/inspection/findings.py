@@ -167,11 +167,16 @@ class Inspection:
         """The findings of a severity."""
         return [finding for finding in self.findings if finding.severity == severity]
 
+    def number(self, severity: Severity) -> int:
+        """How many findings of a severity there are, also those that are not kept."""
+        return sum(
+            number for kind, number in self.numbers.items() if KINDS[kind].severity == severity
+        )
+
     @property
     def worst(self) -> Severity | None:
         """The highest severity that was found; None if nothing was."""
-        found = {KINDS[kind].severity for kind in self.numbers}
-        return next((severity for severity in SEVERITIES if severity in found), None)
+        return next((severity for severity in SEVERITIES if self.number(severity)), None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers of strings and numbers, for JSON files."""

@@ -11,9 +11,6 @@ from rpanoptic.data.inspection.kinds import KINDS, SEVERITIES
 def summary(inspection: Inspection) -> str:
     """What there is in the dataset, and how many findings there are of each severity."""
     counts = inspection.counts
-    of_severity = dict.fromkeys(SEVERITIES, 0)
-    for kind, number in inspection.numbers.items():
-        of_severity[KINDS[kind].severity] += number
     rows = [
         ("pictures", f"{counts.pictures:,}, annotated {counts.annotated:,}"),
         ("segments", f"{counts.segments:,}, crowds {counts.crowds:,}"),
@@ -22,7 +19,7 @@ def summary(inspection: Inspection) -> str:
         ("image ids", _range(counts.image_ids)),
         ("segment ids", _range(counts.segment_ids)),
         ("category ids", _range(counts.category_ids)),
-        *((f"{severity}s", f"{number:,}") for severity, number in of_severity.items()),
+        *((f"{severity}s", f"{inspection.number(severity):,}") for severity in SEVERITIES),
     ]
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
 
