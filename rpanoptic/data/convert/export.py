@@ -96,7 +96,8 @@ def export_panoptic(
 
     Raises:
         DatasetError: the dataset has a fault, the output cannot be written or would replace an
-            input. What ``prepare`` and its function raise passes.
+            input; ``prepare`` refuses the classes, to whose message the JSON is added. What its
+            function raises passes.
     """
     check_outputs(
         folders=[output],
@@ -104,7 +105,11 @@ def export_panoptic(
         overwrite=overwrite,
     )
     content = load_panoptic_json(panoptic_json)
-    classes = ClassTable.from_categories(content["categories"])
+    try:
+        classes = ClassTable.from_categories(content["categories"])
+        writer = prepare(classes)
+    except DatasetError as error:
+        raise DatasetError(f"{panoptic_json}: {error}") from None
     images = {image["id"]: image for image in content["images"]}
     annotated = [images[one["image_id"]] for one in content["annotations"]]
     keys = [
@@ -114,7 +119,7 @@ def export_panoptic(
     if not annotated:
         raise DatasetError(f"{panoptic_json}: has no annotations to convert.")
     jobs = list(zip(annotated, keys, content["annotations"], strict=True))
-    export = partial(_export, panoptic_root=panoptic_root, write=prepare(classes))
+    export = partial(_export, panoptic_root=panoptic_root, write=writer)
     with written_together(output, output / CLASSES_NAME) as unfinished:
         notes = map_in_processes(
             partial(export, folder=unfinished.folder),

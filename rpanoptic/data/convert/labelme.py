@@ -98,7 +98,7 @@ def labelme_to_panoptic(
         for label in one.labels:
             labels.setdefault(label, path)
     if classes is None:
-        classes = _classes_found(labels, stuff, void)
+        classes = _classes_found(label_root, labels, stuff, void)
     names = _ids_by_name(classes)
     known = dict.fromkeys(void) | names
     for label, path in sorted(labels.items()):
@@ -143,16 +143,16 @@ def _look(path: Path) -> _Seen:
 
 
 def _classes_found(
-    labels: Collection[str], stuff: Collection[str], void: Collection[str]
+    label_root: Path, labels: Collection[str], stuff: Collection[str], void: Collection[str]
 ) -> ClassTable:
     names = sorted(set(labels) - set(void))
     if unknown := sorted(set(stuff) - set(names)):
         raise DatasetError(
-            f"no shape has the label {listed(unknown, most=5)} of the stuff; labels that are "
-            f"there: {listed(names, most=20)}."
+            f"{label_root}: no shape has the label {listed(unknown, most=5)} of the stuff; labels "
+            f"that are there: {listed(names, most=20)}."
         )
     if not names:
-        raise DatasetError("no shape has a label that is not void.")
+        raise DatasetError(f"{label_root}: no shape has a label that is not void.")
     return ClassTable.from_categories(
         {"id": number, "name": name, "isthing": name not in stuff}
         for number, name in enumerate(names, start=1)

@@ -30,7 +30,8 @@ def check_outputs(
         folders: that get files.
         files: that are written.
         inputs: files and folders that are read.
-        overwrite: whether folders may hold files already, and files may be there.
+        overwrite: whether folders may hold files already (besides hidden ones), and files may be
+            there.
 
     Raises:
         DatasetError: a file is read and written, or something that is read lies in a folder that
@@ -48,7 +49,8 @@ def check_outputs(
                 )
         if folder.exists() and not folder.is_dir():
             raise DatasetError(f"{folder}: is a file; the output needs a folder.")
-        if not folder.is_dir() or not any(folder.iterdir()):
+        # What is hidden, a killed run or the system has left.
+        if not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir()):
             continue
         if not overwrite:
             raise DatasetError(

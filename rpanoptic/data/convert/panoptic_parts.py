@@ -138,7 +138,7 @@ def panoptic_to_semantic(
     writers: list[_SemanticWriter] = []
 
     def prepare(classes: ClassTable) -> _SemanticWriter:
-        writers.append(_writer(classes, numbering, things, panoptic_json))
+        writers.append(_writer(classes, numbering, things))
         return writers[0]
 
     report = export_panoptic(
@@ -154,9 +154,7 @@ def panoptic_to_semantic(
     return writers[0].void, report
 
 
-def _writer(
-    classes: ClassTable, numbering: str, things: bool, panoptic_json: Path
-) -> _SemanticWriter:
+def _writer(classes: ClassTable, numbering: str, things: bool) -> _SemanticWriter:
     void, labelled = 0, _contiguous(classes)
     if numbering == "categories":
         labelled = classes
@@ -165,7 +163,7 @@ def _writer(
     labels = [one.id for one in labelled.classes]
     if wrong := [label for label in (void, *labels) if not 0 <= label <= _MOST_16_BITS]:
         raise DatasetError(
-            f"{panoptic_json}: the label {wrong[0]} does not fit into a PNG of 16 bits. Number the "
+            f"the label {wrong[0]} does not fit into a PNG of 16 bits. Number the "
             "classes contiguously."
         )
     pairs = zip(classes.classes, labels, strict=True)

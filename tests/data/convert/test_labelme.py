@@ -205,7 +205,10 @@ def test_a_label_that_is_close_to_a_class_is_hinted_at(one):
 
 
 def test_faults_of_the_classes_are_named(one):
-    with pytest.raises(DatasetError, match=r"label gras of the stuff; .* are there: cat, grass"):
+    with pytest.raises(
+        DatasetError,
+        match=r"set: no shape has the label gras of the stuff; .* are there: cat, grass",
+    ):
         convert(one, stuff=["gras"])
     twice = ClassTable((*CLASSES.classes, PanopticClass(10, "cat", False, (0, 0, 0))))
     with pytest.raises(DatasetError, match="several classes have the name cat"):
@@ -213,7 +216,7 @@ def test_faults_of_the_classes_are_named(one):
     with pytest.raises(ValueError, match="says itself which of them are stuff"):
         convert(one, classes=CLASSES, stuff=["grass"])
     write(one / "set/a.json", box("__ignore__", 0, 0, 1, 1))
-    with pytest.raises(DatasetError, match="no shape has a label that is not void"):
+    with pytest.raises(DatasetError, match="set: no shape has a label that is not void"):
         convert(one)
 
 

@@ -159,7 +159,7 @@ def test_names_that_cannot_be_told_apart_are_refused(tmp_path, names, message):
     source = write_one(tmp_path, np.ones((2, 2), dtype=int), {1: Segment(1)}, categories)
     with pytest.raises(DatasetError) as caught:
         to_labelme(source, tmp_path / "labels")
-    assert str(caught.value).startswith(message)
+    assert str(caught.value).startswith(f"{source.panoptic_json}: {message}")
     assert not (tmp_path / "labels").exists()
 
 

@@ -31,6 +31,19 @@ def test_where_a_disk_is_mounted_nothing_is_moved_past_it(tmp_path, monkeypatch)
     assert [path.name for path in place.iterdir()] == ["a.png"]
 
 
+def test_a_killed_run_leaves_nothing_that_stops_the_next(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit), written_together(out, out / "list.csv"):
+        left = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert [path.parent for path in left] == [out]
+        check_outputs(folders=[out], files=[out / "list.csv"])
+        raise SystemExit
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a.png").touch()
+    with pytest.raises(DatasetError, match="holds files already"):
+        check_outputs(folders=[tmp_path])
+
+
 def test_a_full_folder_within_an_input_is_not_written_to(tmp_path):
     out = tmp_path / "images/out"
     out.mkdir(parents=True)
