@@ -300,7 +300,8 @@ def test_pictures_without_prediction_have_missed_all(
     evaluator = PanopticEvaluator(NAME, None)
     evaluator.process([record(1)], [perfect()[1]])
     assert evaluator.evaluate(img_ids=[1])["panoptic_seg"]["PQ"] == 100
-    assert not caplog.text
+    # The table may be there: other tests let the log show more.
+    assert "no prediction" not in caplog.text
 
 
 @pytest.mark.parametrize("key_is_there", [True, False])
