@@ -12,11 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils import comm
-from matplotlib.figure import Figure
 from panopticapi.evaluation import pq_compute
 from PIL import Image
 
@@ -362,87 +358,6 @@ def test_reset_forgets(two_panoptic_pictures: Path) -> None:
     assert evaluator.evaluate()["panoptic_seg"]["PQ"] == 100
 
 
-def test_predictions_are_kept_in_cocos_format(two_panoptic_pictures: Path, tmp_path: Path) -> None:
-    found = evaluate(hand_made(), tmp_path, keep_predictions=True)
-    file = tmp_path / f"{NAME}_panoptic_predictions.json"
-    # By its own default the PNGs are in the folder of the JSON's name.
-    with contextlib.redirect_stdout(io.StringIO()):
-        again = pq_compute(
-            str(two_panoptic_pictures), str(file), str(two_panoptic_pictures.parent / "panoptic")
-        )
-    assert 100 * again["All"]["pq"] == pytest.approx(found["PQ"], abs=1e-9)
-    kept = json.loads(file.read_text())
-    assert {one["id"] for one in kept["categories"]} == {CAR, DOG, SKY, ROAD}
-    first = kept["annotations"][0]["segments_info"][0]
-    assert first == {"id": 1, "category_id": CAR, "area": 16, "iscrowd": 0}
-    # An evaluation that is interrupted leaves no JSON that tells of other PNGs than there are.
-    evaluator = PanopticEvaluator(NAME, tmp_path, keep_predictions=True)
-    evaluator.process([record(1)], [perfect()[1]])
-    assert not file.exists()
-    evaluator.evaluate()
-    assert len(json.loads(file.read_text())["annotations"]) == 1
-    assert not list(tmp_path.rglob("*.tmp"))
-
-
-def test_long_ids_of_pictures_are_kept_apart(two_panoptic_pictures: Path, tmp_path: Path) -> None:
-    ids = ["\u732b" * 100 + end for end in "ab"]
-    evaluator = PanopticEvaluator(NAME, tmp_path, keep_predictions=True)
-    for image_id in ids:
-        evaluator.process([record(image_id)], [perfect()[1]])
-    evaluator.evaluate()
-    kept = json.loads((tmp_path / f"{NAME}_panoptic_predictions.json").read_text())["annotations"]
-    assert [one["image_id"] for one in kept] == ids
-    assert len({one["file_name"] for one in kept}) == 2
-    folder = tmp_path / f"{NAME}_panoptic_predictions"
-    assert {file.name for file in folder.iterdir()} == {one["file_name"] for one in kept}
-
-
-def test_a_folder_is_needed_to_keep_predictions(two_panoptic_pictures: Path) -> None:
-    with pytest.raises(ValueError, match="needs a folder"):
-        PanopticEvaluator(NAME, None, keep_predictions=True)
-
-
-def test_files_and_the_table(
-    two_panoptic_pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO", "rpanoptic")
-    evaluate(hand_made(), tmp_path / "not" / "there")
-    names = {file.name for file in (tmp_path / "not" / "there").iterdir()}
-    # Named by the dataset: those of several test sets do not overwrite each other.
-    assert names == {f"{NAME}_panoptic_results.json", f"{NAME}_panoptic_confusion.png"}
-    lines = [line.split() for line in caplog.text.splitlines()]
-    assert ["car", "thing", "40.0", "80.0", "50.0", "1", "1", "1"] in lines
-    assert ["road", "stuff", "-", "-", "-", "0", "0", "0"] in lines
-    order = [line[0] for line in lines if line and line[0] in ("car", "dog", "sky", "road")]
-    assert order == ["car", "dog", "sky", "road"]
-
-
-def test_the_confusion_counts_pixels_by_class(
-    two_panoptic_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[Any] = []
-
-    def note(pixels: np.ndarray, names: list[str], groups: tuple[int, int], **_: Any) -> Figure:
-        drawn.append((pixels.tolist(), names, groups))
-        return Figure()
-
-    monkeypatch.setattr("rpanoptic.evaluation.panoptic.draw_confusion", note)
-    second = np.zeros((10, 10))  # nothing predicted
-    second[0:5, 0:4] = 5  # the dog
-    second[6:10, 5:10] = 6  # the crowd of dogs, as a car
-    evaluate({1: hand_made()[1], 2: prediction(second, [(5, DOG), (6, CAR)])}, tmp_path)
-    ((pixels, names, groups),) = drawn
-    assert (names, groups) == (["car", "dog", "sky", "road"], (2, 2))
-    # Cars of the first picture: 16 + 8 of 40 pixels found; 12 of its sky are taken for a car.
-    assert pixels == [
-        [24, 0, 16, 0, 0],
-        [20, 20, 0, 0, 0],
-        [12, 0, 40, 0, 60],
-        [0, 0, 0, 0, 0],
-        [0, 0, 8, 0, 0],  # void
-    ]
-
-
 def test_metadata_without_panoptic_files_or_ids_is_told(two_panoptic_pictures: Path) -> None:
     metadata = MetadataCatalog.get(NAME)
     del metadata.stuff_dataset_id_to_contiguous_id
@@ -451,62 +366,3 @@ def test_metadata_without_panoptic_files_or_ids_is_told(two_panoptic_pictures: P
     del metadata.panoptic_json
     with pytest.raises(DatasetError, match=f"{NAME}.* lacks panoptic_json"):
         PanopticEvaluator(NAME, None)
-
-
-# Shares of two processes, by image id: uneven, with one that comes twice; and one without any.
-SHARES = [([1, 2, 3, 4], [5, 6, 1]), ([], [3, 2, 1]), ([6, 5], [4, 3])]
-
-
-def shared_pictures() -> dict[int, Any]:
-    random = np.random.default_rng(4)
-    return {image_id: random_picture(random) for image_id in range(1, 7)}
-
-
-def shared_outputs() -> dict[int, dict[str, Any]]:
-    random = np.random.default_rng(5)
-    return {
-        image_id: prediction(*random_prediction(ids, segments, random))
-        for image_id, (ids, segments) in shared_pictures().items()
-    }
-
-
-def judged(image_ids: list[int], folder: Path) -> dict[str, Any]:
-    evaluator = PanopticEvaluator(NAME, folder, keep_predictions=True)
-    outputs = shared_outputs()
-    for image_id in image_ids:
-        shape = tuple(outputs[image_id]["panoptic_seg"][0].shape)
-        evaluator.process([record(image_id, shape)], [outputs[image_id]])
-    return evaluator.evaluate()
-
-
-def evaluate_a_share(rank: int, folder: Path, file: Path, pngs: Path) -> None:
-    """One of two processes: judges its parts of the sets."""
-    meeting = (folder / "meeting").as_uri()
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
-    with registered(NAME, file, pngs):
-        results = [
-            judged(shares[rank], folder / f"shared{place}") for place, shares in enumerate(SHARES)
-        ]
-    (folder / f"{rank}.json").write_text(json.dumps(results))
-    comm.synchronize()
-    dist.destroy_process_group()
-
-
-def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
-    file, pngs = write_truth(tmp_path / "truth", shared_pictures())
-    # Forked: a process that begins anew imports for seconds.
-    arguments = (tmp_path, file, pngs)
-    mp.start_processes(evaluate_a_share, args=arguments, nprocs=2, start_method="fork")
-    found, none = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    assert none == [{}, {}, {}]
-    with registered(NAME, file, pngs):
-        for place, (first, second) in enumerate(SHARES):
-            # Not the order either: sums are those of the ground truth's order.
-            alone = judged(sorted({*first, *second}, reverse=True), tmp_path / f"alone{place}")
-            assert found[place] == alone
-            for name in ("results", "predictions"):
-                written = [
-                    (tmp_path / f"{kind}{place}" / f"{NAME}_panoptic_{name}.json").read_text()
-                    for kind in ("shared", "alone")
-                ]
-                assert written[0] == written[1]
