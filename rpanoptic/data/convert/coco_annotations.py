@@ -28,12 +28,14 @@ class CocoAnnotations:
         images: its images by their ids, in the file's order.
         categories: its categories by their ids.
         annotations: the annotations of each image that has some, in the file's order.
+        header: its "info" and its "licenses", which images may name.
     """
 
     path: Path
     images: dict[int | str, Mapping[str, Any]]
     categories: dict[int, Mapping[str, Any]]
     annotations: dict[int | str, list[Mapping[str, Any]]]
+    header: dict[str, Any]
 
 
 def read_coco_annotations(path: Path) -> CocoAnnotations:
@@ -60,6 +62,7 @@ def read_coco_annotations(path: Path) -> CocoAnnotations:
         {image["id"]: image for image in content["images"]},
         {category["id"]: category for category in content["categories"]},
         {},
+        {key: content[key] for key in ("info", "licenses") if key in content},
     )
     for index, annotation in enumerate(content["annotations"]):
         if what := _fault(annotation, read):

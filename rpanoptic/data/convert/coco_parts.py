@@ -149,6 +149,7 @@ def convert_coco_parts(
         categories,
         inputs=[path for path in (instances, stuff and stuff.path, images) if path],
         notes=notes,
+        header=files[0].read.header if files else {},
         workers=workers,
         overwrite=overwrite,
         progress=progress,

@@ -105,17 +105,15 @@ def export_panoptic(
         overwrite=overwrite,
     )
     content = load_panoptic_json(panoptic_json)
+    images = {image["id"]: image for image in content["images"]}
+    annotated = [images[one["image_id"]] for one in content["annotations"]]
     try:
         classes = ClassTable.from_categories(content["categories"])
         writer = prepare(classes)
+        pngs = png_names(image["file_name"] for image in annotated)
     except DatasetError as error:
         raise DatasetError(f"{panoptic_json}: {error}") from None
-    images = {image["id"]: image for image in content["images"]}
-    annotated = [images[one["image_id"]] for one in content["annotations"]]
-    keys = [
-        PurePosixPath(name).with_suffix("")
-        for name in png_names(image["file_name"] for image in annotated)
-    ]
+    keys = [PurePosixPath(name).with_suffix("") for name in pngs]
     if not annotated:
         raise DatasetError(f"{panoptic_json}: has no annotations to convert.")
     jobs = list(zip(annotated, keys, content["annotations"], strict=True))

@@ -108,6 +108,7 @@ def write_panoptic(
     *,
     inputs: Iterable[Path] = (),
     notes: Mapping[str, int] = {},
+    header: Mapping[str, Any] = {},
     workers: int = 1,
     overwrite: bool = False,
     progress: bool = True,
@@ -127,6 +128,7 @@ def write_panoptic(
         categories: "id" and "isthing" of the classes, with "name", "color" and more if known.
         inputs: files and folders that ``convert`` reads, which are not written to.
         notes: what was left out before, in words, and how often; goes into the report.
+        header: the JSON's "info" and "licenses", if known.
         workers: number of processes.
         overwrite: replace the JSON, and PNGs of the same names.
         progress: whether to show a progress bar.
@@ -162,8 +164,7 @@ def write_panoptic(
         )
         _check_image_ids(results)
         content = {
-            "info": {},
-            "licenses": [],
+            **{"info": {}, "licenses": [], **header},
             "images": [result.image for result in results],
             "annotations": [result.annotation for result in results],
             "categories": entries,

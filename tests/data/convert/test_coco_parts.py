@@ -158,6 +158,15 @@ def test_a_list_of_classes_with_other_names_is_noted(tmp_path):
     assert report.notes == {"classes by another name than in their JSON": len(THINGS)}
 
 
+def test_licences_stay_with_the_pictures(tmp_path):
+    path = write_json(tmp_path / "i.json", [annotation(1, polygon(1, 1, 3, 3))])
+    licences = [{"id": 4, "name": "CC BY"}]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "licenses": licences}))
+    convert(tmp_path, instances=path)
+    made = json.loads((tmp_path / "out/panoptic.json").read_text())
+    assert (made["info"], made["licenses"]) == ({}, licences)
+
+
 def test_a_mark_before_the_text_of_a_json_is_passed_over(tmp_path):
     path = write_json(tmp_path / "i.json", [annotation(1, polygon(1, 1, 3, 3))])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())

@@ -77,6 +77,14 @@ def test_a_set_without_annotations_is_refused(source, tmp_path):
         export(source, tmp_path / "out")
 
 
+def test_a_name_that_leads_out_is_refused_with_its_json(source, tmp_path):
+    content = json.loads(source.panoptic_json.read_text())
+    content["images"][0]["file_name"] = "../a.jpg"
+    source.panoptic_json.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r"panoptic\.json: picture '\.\./a\.jpg'"):
+        export(source, tmp_path / "out")
+
+
 def test_a_png_that_contradicts_its_json_is_refused(source, tmp_path):
     content = json.loads(source.panoptic_json.read_text())
     content["annotations"][0]["segments_info"].pop()
