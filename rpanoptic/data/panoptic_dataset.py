@@ -41,7 +41,8 @@ def register_panoptic(
     nothing, unless the JSON has changed: then the classes are read anew.
 
     Args:
-        name: what ``DATASETS.TRAIN`` and ``DATASETS.TEST`` call the dataset.
+        name: what ``DATASETS.TRAIN`` and ``DATASETS.TEST`` call the dataset, and what names of
+            results begin with.
         image_root: folder of the pictures.
         panoptic_json: annotations in the COCO panoptic format.
         panoptic_root: folder of the panoptic PNGs.
@@ -53,8 +54,13 @@ def register_panoptic(
 
     Raises:
         DatasetError: a file or folder is missing, the JSON is none of a panoptic dataset, or
-            ``name`` stands for another dataset.
+            ``name`` stands for another dataset, or cannot be a part of a file's name.
     """
+    if not name.strip() or set(name) & set("/\\\0"):
+        raise DatasetError(
+            f"{name!r} cannot be the name of a dataset: files of results are called by it, so it "
+            "needs a letter, and has no slashes."
+        )
     source = PanopticSource.of(image_root, panoptic_json, panoptic_root).absolute()
     source.check_exists()
     derived = PanopticCache.of(source, cache)

@@ -283,6 +283,13 @@ def test_check_dataset_tells_what_was_looked_at_and_warns(
     assert f"python tools/check_dataset.py '{foreign.image_root}'" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["", " ", "town/val", "town\\val", "town\0"])
+def test_a_name_that_results_cannot_have_is_refused(derived_set: ForeignSet, name: str) -> None:
+    with pytest.raises(DatasetError, match="cannot be the name of a dataset"):
+        register_panoptic(name, *derived_set)
+    assert name not in DatasetCatalog
+
+
 class TestTheSameNameAgain:
     def test_the_same_files_change_nothing(self, derived_set: ForeignSet, tmp_path: Path) -> None:
         first = register_panoptic(NAME, *derived_set)

@@ -149,6 +149,8 @@ def _decode(image: Image.Image, what: str, *, as_rgb: bool) -> None:
 
 def _hint(path: Path) -> str:
     """What there is instead of a missing file."""
+    if path.is_symlink():
+        return f"; it is a link to {path.readlink()}"
     if "\\" in path.name:
         return "; the folders in its name must be parted by /"
     if not path.parent.is_dir():

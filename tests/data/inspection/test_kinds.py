@@ -182,6 +182,12 @@ def _(data):
     data.picture(1).unlink()
 
 
+@case("picture_missing", "000002.jpg", "is not there; it is a link to moved.jpg")
+def _(data):
+    data.picture(1).unlink()
+    data.picture(1).symlink_to("moved.jpg")
+
+
 @case("picture_missing", "sub/000002.jpg", "is not there; there is no folder ")
 def _(data):
     data.picture(1).unlink()
