@@ -258,7 +258,7 @@ class PanopticCache:
         try:
             return ClassTable.from_categories(content["categories"]), content
         except DatasetError as error:
-            raise DatasetError(f"{path}: {error}") from None
+            raise DatasetError(f"{path}: {error} {_how_to_list(self.source)}") from None
 
     def _describe(self, content: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Each panoptic PNG's picture and all that its derived files depend on."""
