@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -76,3 +78,19 @@ def add_segment(content: dict) -> None:
     """Give the second picture of a panoptic JSON a segment that its PNG lacks."""
     segments = content["annotations"][1]["segments_info"]
     segments.append({**segments[0], "id": 424242})
+
+
+def edit_json(path: Path, change: Callable[[Any], object]) -> None:
+    """Change the content of a JSON file in place."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def derived_content(folder: Path) -> dict[str, bytes]:
+    """The derived files. What tells of times, and of this folder's place, is left out."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in ("manifest.json", "pictures.json", "build.lock")
+    }

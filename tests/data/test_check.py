@@ -1,4 +1,3 @@
-import json
 import logging
 import os
 import subprocess
@@ -11,7 +10,7 @@ from PIL import Image
 
 from rpanoptic.data import check_dataset, prepare_coco_panoptic
 from rpanoptic.errors import DatasetError
-from tests.data.helpers import add_segment, write_tiny_coco
+from tests.data.helpers import add_segment, edit_json, write_tiny_coco
 from tests.paths import ROOT
 
 NAME = "rpanoptic_test_tiny"
@@ -48,12 +47,6 @@ def coco(tmp_path):
     yield coco
     DatasetCatalog.remove(NAME)
     MetadataCatalog.remove(NAME)
-
-
-def _edit(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 def _fault(match):
@@ -141,7 +134,7 @@ def test_an_absent_picture_or_png_is_named_whatever_the_sample(coco, path, sourc
     ],
 )
 def test_faults_of_the_panoptic_json_are_named(coco, change, message):
-    _edit(coco / "annotations/panoptic_val2017.json", change)
+    edit_json(coco / "annotations/panoptic_val2017.json", change)
     with _fault(message):
         check_dataset(NAME)
 
@@ -165,7 +158,7 @@ def test_faults_of_the_panoptic_json_are_named(coco, change, message):
     ],
 )
 def test_faults_of_the_instance_json_are_named(coco, change, message):
-    _edit(coco / "annotations/instances_val2017.json", change)
+    edit_json(coco / "annotations/instances_val2017.json", change)
     with _fault(message):
         check_dataset(NAME)
 
@@ -218,7 +211,7 @@ def test_metadata_without_the_stuff_table_is_named(coco):
 
 
 def test_wrong_areas_give_a_warning(coco, caplog):
-    _edit(
+    edit_json(
         coco / "annotations/panoptic_val2017.json",
         lambda c: c["annotations"][0]["segments_info"][2].update(area=2),
     )

@@ -13,7 +13,7 @@ from PIL import Image
 
 from rpanoptic.data import coco_panoptic, prepare_coco_panoptic
 from rpanoptic.errors import DatasetError
-from tests.data.helpers import add_segment, load_script, write_tiny_coco
+from tests.data.helpers import add_segment, edit_json, load_script, write_tiny_coco
 
 
 @pytest.fixture
@@ -30,12 +30,6 @@ def _prepare(coco, **kwargs):
         progress=False,
         **kwargs,
     )
-
-
-def _edit(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 def test_semantic_pngs_number_stuff_by_category_and_mark_void(coco):
@@ -163,7 +157,7 @@ def test_files_do_not_depend_on_workers(tmp_path):
 )
 @pytest.mark.parametrize("workers", [1, 2])
 def test_contradictions_are_named(coco, change, message, workers):
-    _edit(coco / "annotations/panoptic_val2017.json", change)
+    edit_json(coco / "annotations/panoptic_val2017.json", change)
     with pytest.raises(DatasetError, match=message):
         _prepare(coco, workers=workers)
     assert not (coco / "annotations/instances_val2017.json").exists()
@@ -194,7 +188,7 @@ def test_more_stuff_than_eight_bits_hold_is_refused_before_anything_is_written(c
     """The 255th would look as void."""
     path = coco / "annotations/panoptic_val2017.json"
     more = [{"id": number, "name": f"stuff {number}", "isthing": 0} for number in range(10, 263)]
-    _edit(path, lambda content: content["categories"].extend(more))
+    edit_json(path, lambda content: content["categories"].extend(more))
     with pytest.raises(DatasetError, match=rf"{path}: 255 stuff classes"):
         _prepare(coco)
     assert not (coco / "panoptic_stuff_val2017").exists()

@@ -33,7 +33,7 @@ from rpanoptic.data import (
 from rpanoptic.data.panoptic_classes import ClassTable
 from rpanoptic.errors import DatasetError
 from tests.data.foreign import CAR, ROAD, UNNAMED, WALKER, ForeignSet, write_foreign_set
-from tests.data.helpers import write_tiny_coco
+from tests.data.helpers import edit_json, write_tiny_coco
 
 NAME = "rpanoptic_test_own"
 
@@ -63,12 +63,6 @@ def foreign(tmp_path: Path, derived_set: ForeignSet) -> ForeignSet:
     root = derived_set.image_root.parent
     shutil.copytree(root, tmp_path / "set")
     return ForeignSet(*(tmp_path / "set" / path.relative_to(root) for path in derived_set))
-
-
-def _edit(path: Path, change: Any) -> None:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 def _config() -> CfgNode:
@@ -201,7 +195,7 @@ def test_detectron2s_own_readers_read_what_is_derived(tmp_path: Path) -> None:
 
 
 def test_names_that_the_json_lacks_are_in_the_derived_one(foreign: ForeignSet) -> None:
-    _edit(foreign.panoptic_json, lambda content: content["categories"][2].pop("name"))
+    edit_json(foreign.panoptic_json, lambda content: content["categories"][2].pop("name"))
     register_panoptic(NAME, *foreign)
     metadata = MetadataCatalog.get(NAME)
     assert metadata.thing_classes == ["class 0", "walker"]
@@ -234,7 +228,7 @@ def test_a_set_of_stuff_alone_loses_no_picture(foreign: ForeignSet) -> None:
         for category in content["categories"]:
             category["isthing"] = 0
 
-    _edit(foreign.panoptic_json, only_stuff)
+    edit_json(foreign.panoptic_json, only_stuff)
     assert register_panoptic(NAME, *foreign).things == ()
     records = get_detection_dataset_dicts([NAME], filter_empty=True)
     assert len(records) == 5 and "annotations" not in records[0]
@@ -248,7 +242,7 @@ def test_things_that_are_crowds_alone_are_told_where_pictures_need_others(
             for segment in annotation["segments_info"]:
                 segment["iscrowd"] = segment["category_id"] in (CAR, WALKER)
 
-    _edit(foreign.panoptic_json, only_crowds)
+    edit_json(foreign.panoptic_json, only_crowds)
     register_panoptic(NAME, *foreign)
     cfg = _config()
     cfg.merge_from_list(["DATASETS.TRAIN", (NAME,)])
@@ -274,7 +268,7 @@ def test_check_dataset_tells_what_was_looked_at_and_warns(
     def shrink(content: dict[str, Any]) -> None:
         content["annotations"][1]["segments_info"][0]["area"] = 1
 
-    _edit(foreign.panoptic_json, shrink)
+    edit_json(foreign.panoptic_json, shrink)
     register_panoptic(NAME, *foreign)
     with caplog.at_level(logging.INFO, logger="rpanoptic"):
         check_dataset(NAME)
@@ -342,7 +336,7 @@ class TestTheSameNameAgain:
 
     def test_new_classes_are_read_where_the_json_has_changed(self, foreign: ForeignSet) -> None:
         register_panoptic(NAME, *foreign)
-        _edit(
+        edit_json(
             foreign.panoptic_json,
             lambda content: content["categories"].append({"id": 3, "name": "bus", "isthing": 1}),
         )
