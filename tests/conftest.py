@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from tests.data.helpers import load_script
 from tests.paths import ROOT
@@ -21,6 +22,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def unregistered() -> Iterator[None]:
+    """No dataset that the test registers is left for the next one."""
+    before = set(DatasetCatalog), set(MetadataCatalog)
+    yield
+    for catalog, names in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
+        for name in set(catalog) - names:
+            catalog.remove(name)
 
 
 @pytest.fixture(scope="session")

@@ -16,26 +16,13 @@ from rpanoptic.data import coco_panoptic, panoptic_cache
 from rpanoptic.data.panoptic_cache import PanopticCache
 from rpanoptic.data.panoptic_source import PanopticSource
 from rpanoptic.errors import DatasetError
-from tests.data.foreign import WALKER, ForeignSet, write_foreign_set
+from tests.data.foreign import WALKER, ForeignSet
 from tests.data.helpers import derived_content, edit_json
 
 # A forked process imports nothing anew; forking is only dependable on Linux.
 FORK = multiprocessing.get_context("fork")
 
-
-@pytest.fixture(autouse=True)
-def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(panoptic_cache, "_workers", lambda: 1)
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> ForeignSet:
-    return write_foreign_set(tmp_path)
-
-
-@pytest.fixture
-def cache(files: ForeignSet) -> PanopticCache:
-    return PanopticCache.of(PanopticSource.of(*files))
+pytestmark = pytest.mark.usefixtures("one_worker")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import json
 import logging
 import pickle
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +36,7 @@ from tests.data.helpers import edit_json, write_tiny_coco
 
 NAME = "rpanoptic_test_own"
 
-
-@pytest.fixture(autouse=True)
-def unregistered() -> Iterator[None]:
-    """No dataset of a test is left for the next one."""
-    before = set(DatasetCatalog), set(MetadataCatalog)
-    yield
-    for catalog, names in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
-        for name in set(catalog) - names:
-            catalog.remove(name)
+pytestmark = pytest.mark.usefixtures("unregistered")
 
 
 @pytest.fixture(scope="module")

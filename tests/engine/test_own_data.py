@@ -3,7 +3,6 @@ from __future__ import annotations
 import argparse
 import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +31,7 @@ from tests.paths import ROOT
 COUNTS = ("ROI_HEADS", "RETINANET", "SEM_SEG_HEAD")
 OPEN = {f"MODEL__{node}__NUM_CLASSES": 0 for node in COUNTS}
 
-
-@pytest.fixture(autouse=True)
-def unregistered() -> Iterator[None]:
-    """No dataset of a test is left for the next one."""
-    before = set(DatasetCatalog), set(MetadataCatalog)
-    yield
-    for catalog, names in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
-        for name in set(catalog) - names:
-            catalog.remove(name)
+pytestmark = pytest.mark.usefixtures("unregistered")
 
 
 @pytest.fixture(scope="module")
