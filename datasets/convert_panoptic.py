@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Convert annotations to the COCO panoptic format, and from it to others.
+"""Convert annotations to the COCO panoptic format, and from it to others; or part them.
 
 Each converter is a subcommand with options of its own: CONVERTER --help shows them. The outputs
 appear when all of them are complete; after an error everything is as it was.
@@ -32,6 +32,7 @@ from rpanoptic.data.convert.cityscapes import (
     panoptic_to_cityscapes,
 )
 from rpanoptic.data.convert.coco_parts import ORDERS, Stuff, convert_coco_parts
+from rpanoptic.data.convert.hold_out import hold_out
 from rpanoptic.data.convert.label_images import (
     LabelSuffixes,
     label_images_to_panoptic,
@@ -326,6 +327,31 @@ def _add_to_cityscapes(converters: Converters) -> None:
     add_suffixes(parser, image=CITYSCAPES_SUFFIXES.picture, label=CITYSCAPES_SUFFIXES.classes)
 
 
+def _add_hold_out(converters: Converters) -> None:
+    def convert(args: argparse.Namespace) -> Any:
+        return hold_out(
+            args.panoptic_json,
+            args.output_train,
+            args.output_held_out,
+            percent=args.percent,
+            seed=args.seed,
+            overwrite=args.overwrite,
+        )
+
+    parser = converters.add(
+        "hold-out", convert, "one panoptic JSON -> one to train on and a held-out one"
+    )
+    parser.add_argument("--panoptic-json", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--output-train", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--output-held-out", type=Path, required=True, metavar="FILE")
+    parser.add_argument(
+        "--percent", type=int, default=10, metavar="N", help="of the pictures (default: 10)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another one makes another choice (default: 0)"
+    )
+
+
 # What adds the subcommands, in the order of the help.
 _CONVERTERS: tuple[Callable[[Converters], None], ...] = (
     _add_from_coco,
@@ -337,6 +363,7 @@ _CONVERTERS: tuple[Callable[[Converters], None], ...] = (
     _add_to_labelme,
     _add_from_cityscapes,
     _add_to_cityscapes,
+    _add_hold_out,
 )
 
 
