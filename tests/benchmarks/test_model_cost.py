@@ -101,7 +101,9 @@ def test_memory_against_steps(tmp_path: Path, gradient: str, grows: bool) -> Non
     found = values(model_cost.memory(cfg, model, size=SIZE, steps=[2, 6, 10]), "memory")
     for what in (model_cost.SAVED, model_cost.ALLOCATED):
         few, many, more = (found[what, steps] for steps in (2, 6, 10))
-        assert (few < many) is grows
+        # Four more steps take about 40 % more where memory grows at all. The allocator's peak may
+        # differ by some bytes from run to run.
+        assert (1.2 * few < many) is grows
         # The allocator's peak lies elsewhere with few steps; what autograd saves is exact.
         if what == model_cost.SAVED:
             assert more - many == pytest.approx(many - few, abs=1e-9)
