@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
+from rpanoptic.data.paths import write_atomically
 from rpanoptic.engine.checkpoint import PanopticCheckpointer
 from rpanoptic.engine.deterministic import make_deterministic
 from rpanoptic.engine.dry_run import dry_run
@@ -27,6 +29,9 @@ from rpanoptic.engine.trainer import Trainer
 from rpanoptic.errors import CheckpointError
 from rpanoptic.evaluation import summary_table
 
+#: The config of an evaluation in a folder that has one of a training.
+EVALUATION_CONFIG = "config_evaluation.yaml"
+
 logger = logging.getLogger(__name__)
 
 
@@ -35,7 +40,9 @@ def run(
 ) -> dict[str, Any] | None:
     """Train, or with ``args.eval_only`` evaluate; log the table of results and draw pictures.
 
-    A training that is not resumed sets the metrics of an earlier one in ``OUTPUT_DIR`` aside.
+    A training that is not resumed sets the metrics of an earlier one in ``OUTPUT_DIR`` aside. An
+    evaluation leaves a ``config.yaml`` that is there as it is, and writes
+    :data:`EVALUATION_CONFIG`.
     Every process of a distributed run calls this. The inputs are expected to have passed
     :func:`rpanoptic.engine.check_run`.
 
@@ -57,16 +64,19 @@ def run(
     cfg.freeze()
     # A spawned process has a catalogue of its own.
     register_own_data(cfg, ("TEST",) if args.eval_only else SPLITS)
-    default_setup(cfg, _with_file(args))
-    # Detectron2 has set up its own loggers; ours write to the same console and file.
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rpanoptic")
+    with _config_of_the_training_kept(cfg, args):
+        default_setup(cfg, _with_file(args))
+        # Detectron2 has set up its own loggers; ours write to the same console and file.
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rpanoptic")
     if args.eval_only:
         model, results = _evaluate(cfg, resume=args.resume)
     else:
         model, results = _train(cfg, resume=args.resume, hooks=hooks)
     if comm.is_main_process():
-        if results is not None:
+        if results:
             logger.info("Results in percent:\n%s", summary_table(results))
+        elif not cfg.DATASETS.TEST:
+            logger.info("There is no test data (DATASETS.TEST is empty), so nothing is evaluated.")
         _draw(cfg, model)
     return results
 
@@ -77,6 +87,25 @@ def _with_file(args: argparse.Namespace) -> argparse.Namespace:
     if not name:
         return args
     return argparse.Namespace(**{**vars(args), "config_file": str(existing_config_file(name))})
+
+
+@contextlib.contextmanager
+def _config_of_the_training_kept(cfg: CfgNode, args: argparse.Namespace) -> Iterator[None]:
+    """Let an evaluation write its config beside that of the training, and not over it.
+
+    Detectron2 writes ``OUTPUT_DIR/config.yaml`` in either, but that of a training says how the
+    weights beside it came about.
+    """
+    file = Path(cfg.OUTPUT_DIR) / "config.yaml"
+    keep = args.eval_only and comm.is_main_process() and file.is_file()
+    before = file.read_bytes() if keep else None
+    try:
+        yield
+    finally:
+        if before is not None and file.read_bytes() != before:
+            file.replace(file.with_name(EVALUATION_CONFIG))
+            write_atomically(file, before)
+            logger.info("%s is left as it was; this config is %s.", file, EVALUATION_CONFIG)
 
 
 def _train(

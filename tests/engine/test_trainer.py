@@ -170,6 +170,25 @@ def test_evaluation_alone_gives_the_same_numbers(
     assert (tmp_path / "predictions.png").is_file()
 
 
+def test_evaluation_keeps_the_config_of_the_training(
+    trained: tuple[Path, dict[str, Any]], tiny_data: Path, tmp_path: Path
+) -> None:
+    weights = trained[0] / "model_final.pth"
+    (tmp_path / "config.yaml").write_bytes((trained[0] / "config.yaml").read_bytes())
+    cfg = tiny_cfg(tmp_path, MODEL__WEIGHTS=weights, RPANOPTIC__KEEP_PREDICTIONS=True)
+    run(cfg, arguments(eval_only=True))
+    assert (tmp_path / "config.yaml").read_bytes() == (trained[0] / "config.yaml").read_bytes()
+    assert "KEEP_PREDICTIONS: true" in (tmp_path / "config_evaluation.yaml").read_text()
+    assert "is left as it was" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_training_without_test_data_says_so(tiny_data: Path, tmp_path: Path) -> None:
+    run(tiny_cfg(tmp_path, DATASETS__TEST=(), SOLVER__MAX_ITER=1), arguments())
+    log = (tmp_path / "log.txt").read_text()
+    assert "There is no test data (DATASETS.TEST is empty), so nothing is evaluated." in log
+    assert "Results in percent" not in log
+
+
 def test_evaluation_without_weights_is_refused(tiny_data: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"--eval-only needs weights.*MODEL\.WEIGHTS"):
         run(tiny_cfg(tmp_path), arguments(eval_only=True))
