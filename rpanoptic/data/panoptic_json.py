@@ -45,6 +45,7 @@ _FILE = _Kind("a path below the folder of the PNGs, without '..'", is_inner_path
 _CATEGORY = {"id": _NUMBER, "isthing": _FLAG}
 _IMAGE = {"id": _IMAGE_ID, "file_name": _STRING, "width": _LENGTH, "height": _LENGTH}
 _ANNOTATION = {"image_id": _IMAGE_ID, "file_name": _FILE, "segments_info": _LIST}
+_INSTANCE_FORM = "; instances with masks are converted by datasets/convert_panoptic.py from-coco"
 _SEGMENT = {"id": _NUMBER, "category_id": _NUMBER}
 
 
@@ -201,7 +202,8 @@ def _entry_faults(where: str, entry: Any, kinds: Mapping[str, _Kind]) -> Iterato
         return
     for key, kind in kinds.items():
         if key not in entry:
-            yield Fault("missing_key", where, f"lacks {key!r}")
+            hint = _INSTANCE_FORM if kinds is _ANNOTATION and "segmentation" in entry else ""
+            yield Fault("missing_key", where, f"lacks {key!r}{hint}")
         elif not kind.holds(entry[key]):
             yield _wrong_value(where, key, kind, entry[key])
 

@@ -10,6 +10,11 @@ from detectron2.data.catalog import Metadata
 
 from rpanoptic.errors import DatasetError
 
+_ORDER = (
+    "The three are, in this order: the folder of the pictures, the panoptic JSON, the folder of "
+    "its PNGs."
+)
+
 
 @dataclass(frozen=True)
 class PanopticSource:
@@ -66,7 +71,8 @@ class PanopticSource:
         """Check that both folders and the file are there.
 
         Raises:
-            DatasetError: one is not; the message names it and what it is for.
+            DatasetError: one is not; the message names it and what it is for, and where something
+                else is in its place, the order of the three.
         """
         for path, there, what in (
             (self.image_root, Path.is_dir, "folder of the pictures"),
@@ -74,7 +80,11 @@ class PanopticSource:
             (self.panoptic_root, Path.is_dir, "folder of the panoptic PNGs"),
         ):
             try:
-                if not there(path):
-                    raise DatasetError(f"{path}: no such {what}.")
+                if there(path):
+                    continue
+                if path.exists():
+                    kind = "folder" if path.is_dir() else "file"
+                    raise DatasetError(f"{path}: is a {kind}, not the {what}. {_ORDER}")
+                raise DatasetError(f"{path}: no such {what}.")
             except OSError as error:
                 raise DatasetError(f"{path}: no usable {what} ({error.strerror}).") from None

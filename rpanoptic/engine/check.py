@@ -23,6 +23,7 @@ from fvcore.common.registry import Registry
 from torch import nn
 
 from rpanoptic.data import build_mapper, check_dataset
+from rpanoptic.data.panoptic_dataset import PanopticMetadata
 from rpanoptic.engine.ema import ema_decay
 from rpanoptic.engine.own_data import dataset_classes, run_length_masks
 from rpanoptic.engine.setup import closest
@@ -193,7 +194,7 @@ def _check_class_counts(cfg: CfgNode, name: str, said_where: Callable[[str], str
     names = metadata.get("thing_classes")
     if "instances" in predicted and names is not None and not names:
         raise ConfigError(
-            f"dataset {name} has no classes of things (isthing 1), but a "
+            f"dataset {_called(name)} has no classes of things (isthing 1), but a "
             f"{cfg.MODEL.META_ARCHITECTURE} detects things. For stuff alone set "
             "MODEL.META_ARCHITECTURE to SemanticSegmentor or RecurrentSemanticSegmentor."
         )
@@ -207,8 +208,9 @@ def _check_class_counts(cfg: CfgNode, name: str, said_where: Callable[[str], str
         if output in predicted and wanted not in (0, given):
             key = f"MODEL.{node}.NUM_CLASSES"
             raise ConfigError(
-                f"{key} is {given}{said_where(key)}, but dataset {name} has {wanted} classes of "
-                f"{counted}. Where nothing says the number, or 0, it follows from the data."
+                f"{key} is {given}{said_where(key)}, but dataset {_called(name)} has {wanted} "
+                f"classes of {counted}. Where nothing says the number, or 0, it follows from the "
+                "data."
             )
     if "masks" in predicted and run_length_masks(name) and name in cfg.DATASETS.TRAIN:
         key, given = "INPUT.MASK_FORMAT", cfg.INPUT.MASK_FORMAT
@@ -217,6 +219,12 @@ def _check_class_counts(cfg: CfgNode, name: str, said_where: Callable[[str], str
                 f"{key} is {given!r}{said_where(key)}, but the masks of dataset {name} are no "
                 'polygons: "bitmask" is needed.'
             )
+
+
+def _called(name: str) -> str:
+    """A dataset's name; with its JSON, if the name may be one that was made for it."""
+    metadata = MetadataCatalog.get(name)
+    return f"{name} ({metadata.panoptic_json})" if isinstance(metadata, PanopticMetadata) else name
 
 
 def _check_label_count(cfg: CfgNode, name: str) -> None:
@@ -241,9 +249,10 @@ def _check_class_tables(names: Sequence[str], *, eval_only: bool) -> None:
         difference = tables[first].difference(tables[name])
         if difference is None:
             continue
-        message = f"datasets {first} and {name} have different classes: {difference}."
+        names_of_both = f"{_called(first)} and {_called(name)}"
+        message = f"datasets {names_of_both} have different classes: {difference}."
         if not eval_only:
-            raise ConfigError(message)
+            raise ConfigError(f"{message} Their JSONs must list the same 'categories'.")
         logger.warning("%s%s", message[0].upper(), message[1:])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import logging
 import re
 import sys
@@ -34,6 +35,11 @@ from rpanoptic.errors import ConfigError, LaunchError, UserError
 
 # What PyTorch raises where the others of a run are not met.
 _NOT_MET = re.compile(r"torch\.distributed\.Dist(?:Store|Network)Error: (.*)")
+
+# Words of a command line that are keys, not paths.
+_CONFIG_KEY = re.compile(
+    r"OUTPUT_DIR|(DATALOADER|DATASETS|INPUT|MODEL|RPANOPTIC|SOLVER|TEST)\.[A-Z0-9_.]+"
+)
 
 
 def run_parser(epilog: str | None = None) -> argparse.ArgumentParser:
@@ -76,8 +82,16 @@ def run_config(
         splits: see :func:`rpanoptic.engine.setup_config`; None takes those that the run reads.
 
     Raises:
-        UserError: see there; or --data-cache is given without data.
+        UserError: see there; or --data-cache is given without data, or a config key where a path
+            of the data was expected.
     """
+    for flag, sets in (("--train-data", args.train_data), ("--test-data", args.test_data)):
+        for word in itertools.chain.from_iterable(sets or ()):
+            if _CONFIG_KEY.fullmatch(word) and not Path(word).exists():
+                raise ConfigError(
+                    f"{flag} takes three paths, IMAGES JSON PNGS, but {word!r} among them is a "
+                    "config key: is a path missing before it?"
+                )
     train, test = (
         None if words is None else [PanopticSource.of(*paths) for paths in words]
         for words in (args.train_data, args.test_data)

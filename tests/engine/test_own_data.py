@@ -235,13 +235,21 @@ def test_flags_that_contradict_each_other(
         run_config(run_parser().parse_args(["--config-file", str(TINY_CONFIG), *words]))
 
 
+@pytest.mark.parametrize("key", ["OUTPUT_DIR", "SOLVER.MAX_ITER"])
+def test_a_path_that_is_missing_in_the_command(foreign: ForeignSet, key: str) -> None:
+    words = ["--test-data", *map(str, foreign[:2]), key, "5"]
+    with pytest.raises(ConfigError, match=f"--test-data takes three paths.*{key!r} among them"):
+        run_config(run_parser().parse_args(["--config-file", str(TINY_CONFIG), *words]))
+
+
 def test_a_contradiction_is_found_before_the_files_are_looked_at(
     foreign: ForeignSet, tmp_path: Path
 ) -> None:
     cfg = config(entry("own", foreign, CACHE=str(tmp_path / "d")), output=tmp_path / "out")
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
     message = (
-        r"MODEL\.ROI_HEADS\.NUM_CLASSES is 3 in c\.yaml, but dataset own has 2 classes of things\."
+        r"MODEL\.ROI_HEADS\.NUM_CLASSES is 3 in c\.yaml, but dataset own "
+        rf"\({re.escape(str(foreign.panoptic_json))}\) has 2 classes of things\."
     )
     with pytest.raises(ConfigError, match=message):
         check_run(cfg, said_where=lambda key: " in c.yaml")
@@ -253,17 +261,18 @@ def test_training_and_test_sets_of_other_classes(
 ) -> None:
     both = [entry("own", foreign), entry("other", renamed)]
     cfg = config(*both, output=tmp_path, DATASETS__TEST=("other",))
-    message = r"own and other have different classes: thing 1 is 'walker' in the one and 'person'"
+    both_named = rf"own \({foreign.panoptic_json}\) and other \({renamed.panoptic_json}\)"
+    message = rf"{both_named} have different classes: thing 1 is 'walker' in the one and 'person'"
     with pytest.raises(ConfigError, match=message):
         check_run(cfg)
     cfg.DATASETS.TEST = ("own", "other")
     check_run(cfg, eval_only=True)
-    assert "atasets own and other have different classes" in caplog.text
+    assert re.search(f"atasets {both_named} have different classes", caplog.text)
 
 
 def test_a_set_without_things(stuff_alone: ForeignSet, tmp_path: Path) -> None:
     cfg = config(entry("own", stuff_alone), output=tmp_path)
-    with pytest.raises(ConfigError, match=r"dataset own has no classes of things .*Semantic"):
+    with pytest.raises(ConfigError, match=r"dataset own .* has no classes of things .*Semantic"):
         check_run(cfg)
     cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
     assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 5

@@ -128,6 +128,8 @@ def test_input_that_cannot_be_used_is_one_message(
         ([tmp_path / "none", file, pngs], "none: no such folder of the pictures"),
         ([images, tmp_path / "none.json", pngs], "none.json: no such file"),
         ([images, file, tmp_path / "none"], "none: no such folder of the panoptic PNGs"),
+        ([file, images, pngs], ".json: is a file, not the folder of the pictures. The three are,"),
+        ([images, pngs, file], ": is a folder, not the file of the panoptic annotations"),
         ([images, other, pngs], "no COCO panoptic JSON"),
         ([images, file, pngs, "--report", tmp_path], "is a folder, not a file"),
         ([images, file, pngs, "--preview", other / "a.png"], "--preview: cannot write to"),

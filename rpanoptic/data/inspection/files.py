@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import warnings
@@ -77,7 +78,8 @@ def inspect_files(picture: Picture, source: PanopticSource) -> FileResult:
     digest, size = b"", None
     if picture.file_name is not None:
         try:
-            data, image = _opened(source.image_root / picture.file_name, "picture")
+            path = source.image_root / picture.file_name
+            data, image = _opened(path, "picture", source.panoptic_root / picture.file_name)
             digest = hashlib.blake2b(data, digest_size=16).digest()
             size = _check_picture(picture.file_name, picture.size, image, findings)
             _decode(image, "picture", as_rgb=True)
@@ -86,7 +88,8 @@ def inspect_files(picture: Picture, source: PanopticSource) -> FileResult:
     if picture.png is None:
         return FileResult(findings, digest, 0, 0, {})
     try:
-        ids = _read_ids(source.panoptic_root / picture.png, picture.png, findings)
+        swapped = source.image_root / picture.png
+        ids = _read_ids(source.panoptic_root / picture.png, swapped, picture.png, findings)
     except _Unusable as error:
         findings.add(error.args[0], picture.png, error.args[1])
         return FileResult(findings, digest, 0, 0, {})
@@ -109,12 +112,13 @@ def inspect_files(picture: Picture, source: PanopticSource) -> FileResult:
     return FileResult(findings, digest, ids.size, void, classes)
 
 
-def _opened(path: Path, what: str) -> tuple[bytes, Image.Image]:
+def _opened(path: Path, what: str, swapped: Path) -> tuple[bytes, Image.Image]:
     """The bytes of a file, and the image in them, not yet decoded.
 
     Args:
         path: the file.
         what: begins the kind of a finding, "picture" or "png".
+        swapped: where it would be if the two folders were taken for each other.
     """
     try:
         # Opening a pipe would wait for ever.
@@ -125,7 +129,7 @@ def _opened(path: Path, what: str) -> tuple[bytes, Image.Image]:
             warnings.simplefilter("ignore")
             return data, Image.open(io.BytesIO(data))
     except (FileNotFoundError, NotADirectoryError):
-        raise _Unusable(f"{what}_missing", f"is not there{_hint(path)}") from None
+        raise _Unusable(f"{what}_missing", f"is not there{_hint(path, swapped)}") from None
     except _Unusable:
         raise
     # Pillow reports damage by OSError, SyntaxError, ValueError and others.
@@ -147,8 +151,11 @@ def _decode(image: Image.Image, what: str, *, as_rgb: bool) -> None:
         raise _Unusable(f"{what}_unreadable", f"cannot be decoded ({error})") from None
 
 
-def _hint(path: Path) -> str:
-    """What there is instead of a missing file."""
+def _hint(path: Path, swapped: Path) -> str:
+    """What there is instead of a missing file; see :func:`_opened`."""
+    with contextlib.suppress(OSError):
+        if swapped.is_file():
+            return f"; it is {swapped}: the folders of pictures and PNGs may be swapped"
     if path.is_symlink():
         return f"; it is a link to {path.readlink()}"
     if "\\" in path.name:
@@ -205,15 +212,18 @@ def _check_picture(
     return turned
 
 
-def _read_ids(path: Path, where: str, findings: Findings) -> np.ndarray:
+def _read_ids(path: Path, swapped: Path, where: str, findings: Findings) -> np.ndarray:
     """The segment ids of a panoptic PNG, (H, W)."""
-    data, image = _opened(path, "png")
+    data, image = _opened(path, "png", swapped)
     depth = data[_PNG_DEPTH] if data.startswith(_PNG_SIGNATURE) else 8
     if image.format == "JPEG":
         raise _Unusable("png_mode", "is a JPEG, which does not keep ids exactly")
     if image.mode not in ("RGB", "RGBA") or depth > 8:
         words = _MODES.get(image.mode, f"of Pillow's mode {image.mode}")
-        raise _Unusable("png_mode", f"is {words}, {depth} bits a channel, not RGB of 8 bits")
+        what = f"is {words}, {depth} bits a channel, not RGB of 8 bits"
+        if image.mode not in ("RGB", "RGBA"):
+            what += " (label images: datasets/convert_panoptic.py from-labels)"
+        raise _Unusable("png_mode", what)
     _decode(image, "png", as_rgb=False)
     if image.mode == "RGBA":
         findings.add("png_alpha", where, "has an alpha channel, which is left out")

@@ -83,12 +83,12 @@ def _(data):
     data.png().write_bytes(b"")
 
 
-@case("png_mode", "000001.png", "is a palette, 8 bits a channel, not RGB of 8 bits")
+@case("png_mode", "000001.png", "not RGB of 8 bits (label images: datasets/convert_")
 def _(data):
     Image.open(data.png()).convert("P").save(data.png())
 
 
-@case("png_mode", "000001.png", "is grey, 8 bits a channel")
+@case("png_mode", "000001.png", "is grey, 8 bits a channel, not RGB of 8 bits")
 def _(data):
     Image.open(data.png()).convert("L").save(data.png())
 

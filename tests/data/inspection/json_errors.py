@@ -20,6 +20,13 @@ def _(data):
     del data.images[0]["file_name"]
 
 
+@case("missing_key", "annotations[2]", "instances with masks are converted by datasets/convert_")
+def _(data):
+    data.png(2).unlink()
+    del data.annotations[2]["file_name"]
+    data.annotations[2]["segmentation"] = []
+
+
 @case("missing_key", "annotations[2]", "lacks 'segments_info'")
 def _(data):
     del data.annotations[2]["segments_info"]

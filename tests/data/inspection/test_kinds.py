@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rpanoptic.data.inspection import KINDS
+from rpanoptic.data.panoptic_source import PanopticSource
 from tests.data.inspection import json_errors, warnings_and_notes  # noqa: F401  (add cases)
 from tests.data.inspection.cases import CASES
 from tests.data.inspection.file_errors import turn
@@ -58,6 +59,16 @@ def test_a_missing_file_is_looked_for_under_like_names(data):
     found = data.inspect()
     assert found.numbers == {"picture_missing": 1, "unlisted_picture": 1}
     assert found.findings[0].message == "is not there; there is 000002.JPEG"
+
+
+def test_a_missing_file_is_looked_for_in_the_other_folder(data):
+    data.source = PanopticSource(
+        data.source.panoptic_root, data.source.panoptic_json, data.source.image_root
+    )
+    found = data.inspect()
+    assert found.numbers["picture_missing"] == found.numbers["png_missing"] == 3
+    for finding in found.findings[:6]:
+        assert "the folders of pictures and PNGs may be swapped" in finding.message
 
 
 def test_boxes_may_differ_by_a_pixel(data):
