@@ -16,7 +16,8 @@ from rpanoptic.data.panoptic_classes import ClassTable
 from rpanoptic.data.paths import write_atomically
 from rpanoptic.errors import DatasetError
 
-_FIELDS = ("id", "name", "isthing", "color")
+_NEEDED = ("id", "name", "isthing")
+_FIELDS = (*_NEEDED, "color")
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
 
@@ -86,6 +87,12 @@ def _read_yaml(text: str) -> Any:
 
 def _read_csv(text: str) -> Any:
     rows = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    missing = [key for key in _NEEDED if key not in (rows.fieldnames or ())]
+    if missing:
+        raise ValueError(
+            f"its first line must name the columns {', '.join(_NEEDED)}, parted by commas; it "
+            f"lacks {', '.join(missing)}"
+        )
     return [{key: value for key, value in row.items() if value not in (None, "")} for row in rows]
 
 
@@ -93,7 +100,7 @@ def _category(entry: Any) -> dict[str, Any]:
     """A checked entry of a panoptic JSON's "categories"; ValueError says what is wrong."""
     if not isinstance(entry, dict):
         raise ValueError(f"must be an object, got {entry!r}")
-    for key in ("id", "name", "isthing"):
+    for key in _NEEDED:
         if key not in entry:
             raise ValueError(f"lacks {key!r}")
     number, name, isthing = entry["id"], entry["name"], str(entry["isthing"]).lower()

@@ -80,6 +80,8 @@ def annotation_name(annotation: Mapping[str, Any]) -> str:
 def _fault(annotation: Any, read: CocoAnnotations) -> str | None:
     if not isinstance(annotation, dict):
         return "must be an object"
+    if "segments_info" in annotation:
+        return "is of a COCO panoptic JSON, which needs no conversion"
     for key, known in (("image_id", read.images), ("category_id", read.categories)):
         value = annotation.get(key)
         # type(), not isinstance: True is an int, too, and 1.0 finds the key 1.

@@ -114,7 +114,7 @@ def convert_coco_parts(
     if maps is not None and not files:
         if images is None:
             raise DatasetError(
-                "label images do not tell the names of the pictures. Give their folder."
+                "label images do not tell the names of the pictures. Give their folder (--images)."
             )
         pairs, notes = paired_files(images, maps.path, LabelSuffixes())
         entries = [{"id": number, "file_name": one[1]} for number, one in enumerate(pairs, 1)]

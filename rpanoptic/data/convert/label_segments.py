@@ -13,7 +13,7 @@ import numpy as np
 from rpanoptic.data.convert.write import Segment, SegmentedPicture
 from rpanoptic.data.panoptic_classes import ClassTable, PanopticClass
 from rpanoptic.data.panoptic_format import VOID_ID
-from rpanoptic.errors import DatasetError
+from rpanoptic.errors import DatasetError, listed
 
 #: What becomes of the pixels of a thing that no instance has: one crowd segment of their class,
 #: one ordinary segment of their class, void, or an error.
@@ -84,8 +84,10 @@ class LabelRules:
         if label in self.void:
             return None
         if label not in self._by_id:
+            known, void = listed(sorted(self._by_id), most=10), listed(sorted(self.void), most=10)
             raise DatasetError(
-                f"{path}: holds the class {label}, which is neither among the classes nor void."
+                f"{path}: holds the class {label}, which is neither among the classes ({known}) "
+                f"nor void ({void or 'no value'}). What is void is said by --void."
             )
         name = self._by_id[label].name
         if not self._by_id[label].isthing:

@@ -81,7 +81,11 @@ def test_a_wrong_value_is_named(tmp_path, change, message):
         ("classes.json", '[{"id": 1, "name": "a"}]', "class 1 of the list lacks 'isthing'"),
         ("classes.json", '["a"]', "class 1 of the list must be an object, got 'a'"),
         ("classes.yaml", "!!python/object/apply:os.getcwd []", "no list of classes ("),
-        ("classes.csv", "id;name;isthing\n1;a;0\n", "class 1 of the list lacks 'id'"),
+        (
+            "classes.csv",
+            "id;name;isthing\n1;a;0\n",
+            "no list of classes (its first line must name the columns id, name, isthing",
+        ),
         ("classes.csv", 'id,name,isthing\n1,"a,0\n', "no list of classes ("),
     ],
 )

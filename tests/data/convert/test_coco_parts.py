@@ -334,6 +334,7 @@ def test_masks_without_area_are_counted(tmp_path, segmentation):
         (lambda c: c["annotations"][0].update(category_id=5), r"has category_id 5, which the file"),
         (lambda c: c["annotations"][0].update(iscrowd=2), r"must have 0 or 1 as 'iscrowd', got 2"),
         (lambda c: c["annotations"][0].pop("segmentation"), r"lacks 'segmentation'"),
+        (lambda c: c["annotations"][0].update(segments_info=[]), r"is of a COCO panoptic JSON"),
     ],
 )
 def test_entries_that_do_not_fit_are_named(tmp_path, change, message):
