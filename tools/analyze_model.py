@@ -16,6 +16,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+import rpanoptic  # first: it silences a warning of what follows
+
+# isort: split
 from detectron2.modeling import build_model
 
 import rpanoptic.data

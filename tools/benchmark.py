@@ -25,6 +25,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import rpanoptic  # first: it silences a warning of what follows
+
+# isort: split
 import torch
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm

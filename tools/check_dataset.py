@@ -24,6 +24,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import rpanoptic  # first: it silences a warning of what follows
+
+# isort: split
 from detectron2.data import DatasetCatalog
 
 import rpanoptic.data  # noqa: F401  (registers names)

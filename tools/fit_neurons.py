@@ -22,6 +22,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import rpanoptic  # first: it silences a warning of what follows
+
+# isort: split
 from detectron2.utils.logger import setup_logger
 
 import rpanoptic.data

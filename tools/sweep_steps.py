@@ -26,6 +26,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import rpanoptic  # first: it silences a warning of what follows
+
+# isort: split
 from detectron2.utils.logger import setup_logger
 
 import rpanoptic.data
