@@ -36,6 +36,10 @@ _logger = logging.getLogger(__name__)
 #: Of what is derived, and of what an inspection finds; what another version made is outdated.
 VERSION = 2
 _NAMED_FINDINGS = 3
+_WHERE_TO_NAME = (
+    "--data-cache of a training's command, CACHE of the dataset's entry in DATASETS.PANOPTIC, or "
+    "register_panoptic(..., cache=...)"
+)
 
 # Size in bytes and time of the last change in nanoseconds; None where none can be found.
 _Stamp = list[int] | None
@@ -162,8 +166,7 @@ class PanopticCache:
     def _not_written(self, reason: str) -> DatasetError:
         return DatasetError(
             f"{self.folder}: what is derived from {self.source.panoptic_json} cannot be written "
-            f"there ({reason}). Name a folder that can be written: CACHE of the dataset's entry in "
-            "DATASETS.PANOPTIC, or register_panoptic(..., cache=...)."
+            f"there ({reason}). Name a folder that can be written: {_WHERE_TO_NAME}."
         )
 
     def _read_manifest(self) -> _Manifest | None:
@@ -295,10 +298,10 @@ class PanopticCache:
         manifest = self._read_manifest()
         if manifest is not None and (others := self._others(manifest)):
             raise DatasetError(
-                f"{self.folder}: holds what was derived from {', '.join(others)}. Name another "
-                "folder for this dataset: CACHE of its entry in DATASETS.PANOPTIC, or "
-                "register_panoptic(..., cache=...). If the other files are of no use any more, "
-                "delete the folder."
+                f"{self.folder}: holds what was derived from {', '.join(others)}. If you meant "
+                "these (folder of the pictures, JSON, folder of the PNGs), give them in this "
+                "order. Else name another folder for what is derived: "
+                f"{_WHERE_TO_NAME}. If the other files are of no use any more, delete the folder."
             )
 
 

@@ -125,7 +125,10 @@ def check_settings(cfg: CfgNode, *, eval_only: bool = False, processes: int = 1)
     needed = ["TEST"] if eval_only else ["TRAIN"]
     for split in needed:
         if not cfg.DATASETS[split]:
-            raise ConfigError(f"DATASETS.{split} is empty: name at least one dataset.")
+            raise ConfigError(
+                f"DATASETS.{split} is empty: name at least one dataset, or give panoptic data of "
+                f"your own by --{split.lower()}-data."
+            )
     if not eval_only:
         amp_dtype(cfg)
         ema_decay(cfg)

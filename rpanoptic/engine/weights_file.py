@@ -20,7 +20,10 @@ def local_weights(weights: str) -> Path:
     try:
         local = Path(PathManager.get_local_path(weights))
     except Exception as error:  # whatever a URL handler raises: network, catalogue, disk
-        raise CheckpointError(f"cannot fetch checkpoint {weights}: {error}") from error
+        raise CheckpointError(
+            f"cannot fetch checkpoint {weights}: {error}. MODEL.WEIGHTS also takes the path of a "
+            "file, or an empty word to start from random weights."
+        ) from error
     if not local.is_file():
         raise CheckpointError(f"checkpoint {weights} does not exist.")
     return local

@@ -76,7 +76,8 @@ def test_a_place_that_takes_no_folder_is_named_with_the_remedy(
 def _check_remedy(cache: PanopticCache, place: Path, reason: str = "") -> None:
     with pytest.raises(
         DatasetError,
-        match=rf"{place}/my set.rpanoptic: .*cannot be written there \({reason}.*CACHE of the "
+        match=rf"{place}/my set.rpanoptic: .*cannot be written there \({reason}.*--data-cache of a "
+        r"training's command, CACHE of the "
         r"dataset's entry in DATASETS.PANOPTIC, or register_panoptic\(..., cache=...\)",
     ):
         PanopticCache.of(cache.source, place).build()
@@ -120,7 +121,8 @@ def test_a_folder_of_another_dataset_is_refused(
     other = PanopticCache.of(
         PanopticSource(files.image_root, files.panoptic_json, tmp_path / "other masks")
     )
-    with pytest.raises(DatasetError, match=rf"my set.rpanoptic: holds .*{files.panoptic_root}"):
+    message = rf"my set.rpanoptic: holds .*{files.panoptic_root}.* in this order.*--data-cache"
+    with pytest.raises(DatasetError, match=message):
         other.build()
     assert derived_content(cache.folder) == before
     files.panoptic_root.rename(tmp_path / "old masks")

@@ -211,6 +211,14 @@ def test_without_test_data_nothing_is_evaluated(foreign: ForeignSet) -> None:
     assert run_config(arguments("--train-data", *foreign)).DATASETS.TEST == ()
 
 
+def test_an_evaluation_without_test_data_tells_the_flag(
+    foreign: ForeignSet, tmp_path: Path
+) -> None:
+    cfg = run_config(arguments("--train-data", *foreign), "OUTPUT_DIR", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"DATASETS\.TEST is empty.*by --test-data"):
+        check_run(cfg, eval_only=True)
+
+
 def test_an_evaluation_takes_the_classes_of_its_data(foreign: ForeignSet) -> None:
     cfg = run_config(arguments("--eval-only", "--test-data", *foreign))
     assert cfg.DATASETS.TRAIN == ()
