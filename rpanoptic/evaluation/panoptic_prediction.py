@@ -11,11 +11,11 @@ import numpy.typing as npt
 from detectron2.data.catalog import Metadata
 from torch import Tensor
 
-from rpanoptic.data.panoptic_format import VOID_ID
+from rpanoptic.data.panoptic_format import LARGEST_SEGMENT_ID, VOID_ID
 from rpanoptic.errors import ConfigError, DatasetError, listed
 
 #: Segment ids of a panoptic PNG are below this.
-ID_LIMIT = 256**3
+ID_LIMIT = LARGEST_SEGMENT_ID + 1
 # Void in the form that has no list of segments.
 _NO_CLASS = -1
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from rpanoptic.data.panoptic_classes import ClassTable
 from rpanoptic.data.panoptic_format import read_panoptic_png
-from rpanoptic.data.panoptic_json import load_panoptic_json
+from rpanoptic.data.panoptic_json import load_panoptic_json, read_lists
 from rpanoptic.data.panoptic_source import PanopticSource
 from rpanoptic.errors import DatasetError
 
@@ -82,17 +82,12 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         return load_panoptic_json(path)
     except DatasetError:
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            content = None
-        lists = isinstance(content, dict) and all(
-            isinstance(content.get(key), list) for key in ("categories", "images")
-        )
-        # The files of COCO's test pictures have no such list at all.
-        if not lists or "annotations" in content:
-            raise
-        return {**content, "annotations": []}
+        # The files of COCO's test pictures have no list of annotations at all.
+        with contextlib.suppress(DatasetError):
+            content = read_lists(path, "COCO JSON of pictures", ("categories", "images"))
+            if "annotations" not in content:
+                return {**content, "annotations": []}
+        raise
 
 
 def _normalised(annotation: Mapping[str, Any]) -> Annotation:

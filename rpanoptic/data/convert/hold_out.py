@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from rpanoptic.data.coco_splits import DEFAULT_SEED, reduced_ids
 from rpanoptic.data.convert.outputs import check_outputs, write_json, written_file
+from rpanoptic.data.panoptic_classes import class_name
 from rpanoptic.data.panoptic_json import load_panoptic_json
 from rpanoptic.errors import DatasetError
 
@@ -73,21 +74,21 @@ def hold_out(
     train = ids - held_out
     if not train:
         raise DatasetError(f"{panoptic_json}: {percent} % of {len(ids)} pictures are all of them.")
+    parts = [
+        [one for one in content["annotations"] if one["image_id"] in chosen]
+        for chosen in (train, held_out)
+    ]
     # Both are whole before either appears.
-    with written_file(train_json) as one, written_file(held_out_json) as other:
-        for path, chosen in ((one, train), (other, held_out)):
+    with written_file(train_json) as first, written_file(held_out_json) as second:
+        for path, chosen, annotations in zip(
+            (first, second), (train, held_out), parts, strict=True
+        ):
             images = [image for image in content["images"] if image["id"] in chosen]
-            annotations = [a for a in content["annotations"] if a["image_id"] in chosen]
             write_json(path, {**content, "images": images, "annotations": annotations})
-    used = {
-        part: {
-            segment["category_id"]
-            for annotation in content["annotations"]
-            if annotation["image_id"] in chosen
-            for segment in annotation["segments_info"]
-        }
-        for part, chosen in (("train", train), ("held out", held_out))
-    }
-    missing = used["held out"] - used["train"]
-    names = [str(c.get("name", c["id"])) for c in content["categories"] if c["id"] in missing]
-    return HoldOutReport(len(train), len(held_out), len(content["images"]) - len(ids), tuple(names))
+    used, of_held_out = (
+        {segment["category_id"] for one in part for segment in one["segments_info"]}
+        for part in parts
+    )
+    missing = of_held_out - used
+    names = tuple(class_name(one) for one in content["categories"] if one["id"] in missing)
+    return HoldOutReport(len(train), len(held_out), len(content["images"]) - len(ids), names)
